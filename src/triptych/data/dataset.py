@@ -1,0 +1,245 @@
+"""A data set: interactions, the item table, and item features, as one folder of Parquet and safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from triptych.data.features import ItemFeatures
+from triptych.data.interactions import IdMap, Interactions, k_core
+from triptych.errors import DataError, ShapeError, StorageError
+from triptych.files import checksums, hash_arrays, new_folder, read_arrays, read_json, verify, write_arrays, write_json
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Interactions with everything known about their items.
+
+    Args:
+        name: how reports call it.
+        interactions: the pairs, by index.
+        item_table: one row per item in index order: `item_id`, and whatever else is known, such as `title`.
+        features: modality name -> features, any number of them; each has one row per item.
+        provenance: where it came from and what was left out on the way, in plain JSON values.
+    """
+
+    name: str
+    interactions: Interactions
+    item_table: pl.DataFrame
+    features: Mapping[str, ItemFeatures] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n_items = self.interactions.n_items
+        if self.item_table.height != n_items:
+            raise ShapeError(
+                f"the item table of '{self.name}' has {self.item_table.height:,} rows",
+                wanted=f"one for each of its {n_items:,} items",
+                fix="Prepare the data set again",
+            )
+        for modality, features in self.features.items():
+            if features.n_items != n_items:
+                raise ShapeError(
+                    f"{modality} features have {features.n_items:,} rows, '{self.name}' has {n_items:,} items",
+                    wanted="one row per item",
+                    fix="Run 'triptych prepare' again with features of these items",
+                )
+
+    @classmethod
+    def from_interactions(cls, name: str, interactions: Interactions) -> Dataset:
+        """Make a data set of interactions alone."""
+        return cls(name, interactions, pl.DataFrame({"item_id": interactions.items.ids}))
+
+    @classmethod
+    def demo(cls, *, seed: int = 7, noise: float | Mapping[str, float] = 0.25) -> Dataset:
+        """Generate the built-in shop; see `triptych.data.demo`."""
+        from triptych.data.demo import build_shop
+
+        return build_shop(seed=seed, noise=noise).dataset()
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return self.interactions.n_users
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return self.interactions.n_items
+
+    @property
+    def users(self) -> IdMap:
+        """Raw user ids by index."""
+        return self.interactions.users
+
+    @property
+    def items(self) -> IdMap:
+        """Raw item ids by index."""
+        return self.interactions.items
+
+    @property
+    def titles(self) -> list[str] | None:
+        """Titles by item index, empty where unknown; None if the item table has no title column."""
+        if "title" not in self.item_table.columns:
+            return None
+        return [str(title) for title in self.item_table["title"].fill_null("").to_list()]
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Name of interactions and features together; two data sets of one hash train alike."""
+        features = [(name, self.features[name].content_hash) for name in sorted(self.features)]
+        return hash_arrays(self.interactions.content_hash, features)
+
+    def core(self, k: int) -> Dataset:
+        """Keep the `k`-core: every user and item left has at least `k` interactions with the others left."""
+        return self.with_interactions(k_core(self.interactions, k))
+
+    def with_interactions(self, interactions: Interactions) -> Dataset:
+        """Replace the interactions by a subset of them; item table and features follow.
+
+        Raises:
+            UnknownIdError: an item is new.
+        """
+        keep = self.items.index(interactions.items.ids.tolist())
+        return replace(
+            self,
+            interactions=interactions,
+            item_table=self.item_table[keep],
+            features={name: features.take(keep) for name, features in self.features.items()},
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Count what is in it, in plain JSON values."""
+        data = self.interactions
+        user_degree, item_degree = np.bincount(data.user), np.bincount(data.item)
+        return {
+            "name": self.name,
+            "hash": self.content_hash,
+            "users": data.n_users,
+            "items": data.n_items,
+            "interactions": len(data),
+            "density": data.density,
+            "interactions_per_user": {"min": int(user_degree.min()), "median": float(np.median(user_degree)),
+                                      "max": int(user_degree.max())},
+            "interactions_per_item": {"min": int(item_degree.min()), "median": float(np.median(item_degree)),
+                                      "max": int(item_degree.max())},
+            "ratings": data.rating is not None,
+            "timestamps": data.timestamp is not None,
+            "labels": None if data.label is None else {
+                part: int((data.label == code).sum())
+                for part, code in (("train", 0), ("valid", 1), ("test", 2), ("left_out", -1))
+            },
+            "item_columns": self.item_table.columns,
+            "modalities": {
+                name: {"dim": features.dim, "graph_edges": None if features.graph is None else len(features.graph),
+                       "coverage": features.coverage, "source": features.source}
+                for name, features in self.features.items()
+            },
+        }
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the folder `path`, whole or not at all.
+
+        Raises:
+            StorageError: something is there already, and `overwrite` is false or it is no data set.
+        """
+        with new_folder(Path(path), marker=MANIFEST, overwrite=overwrite) as folder:
+            self.write_into(folder)
+
+    def write_into(self, folder: Path) -> None:
+        """Write the files of a data set into an existing folder, the manifest last."""
+        data = self.interactions
+        columns = {"user": data.user, "item": data.item, "rating": data.rating, "timestamp": data.timestamp,
+                   "label": data.label}
+        known = {name: column for name, column in columns.items() if column is not None}
+        pl.DataFrame(known).write_parquet(folder / "interactions.parquet")
+        pl.DataFrame({"user_id": data.users.ids}).write_parquet(folder / "users.parquet")
+        self.item_table.write_parquet(folder / "items.parquet")
+        for name, features in self.features.items():
+            write_arrays(folder / "features" / f"{name}.safetensors", features.to_arrays())
+        manifest = {
+            "kind": "triptych.dataset",
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "content_hash": self.content_hash,
+            "counts": {"users": data.n_users, "items": data.n_items, "interactions": len(data)},
+            "features": {name: features.source for name, features in self.features.items()},
+            "provenance": dict(self.provenance),
+            "files": checksums(folder),
+        }
+        write_json(folder / MANIFEST, manifest)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Dataset:
+        """Read a data set folder, checking every file against the manifest's checksums.
+
+        Raises:
+            StorageError: it is no data set, of another schema version, or damaged.
+        """
+        folder = Path(path)
+        if not (folder / MANIFEST).is_file():
+            raise StorageError(
+                f"{folder} is not a data set: it holds no {MANIFEST}",
+                wanted="a folder that 'triptych prepare' made",
+                fix="Run 'triptych prepare FILE --out FOLDER' first",
+            )
+        manifest = read_json(folder / MANIFEST)
+        if manifest.get("kind") != "triptych.dataset" or manifest.get("schema_version") != SCHEMA_VERSION:
+            raise StorageError(
+                f"{folder} has schema version {manifest.get('schema_version')} of {manifest.get('kind')}",
+                wanted=f"version {SCHEMA_VERSION} of triptych.dataset",
+                fix="Prepare the data set again with this version of Triptych",
+            )
+        verify(folder, manifest["files"])
+        item_table = pl.read_parquet(folder / "items.parquet")
+        users = pl.read_parquet(folder / "users.parquet")["user_id"]
+        table = pl.read_parquet(folder / "interactions.parquet")
+        optional = {
+            name: table[name].to_numpy() if name in table.columns else None
+            for name in ("rating", "timestamp", "label")
+        }
+        interactions = Interactions(
+            users=IdMap(id_array(users), "user"),
+            items=IdMap(id_array(item_table["item_id"]), "item"),
+            user=table["user"].to_numpy(),
+            item=table["item"].to_numpy(),
+            **optional,
+        )
+        features = {
+            name: ItemFeatures.from_arrays(read_arrays(folder / "features" / f"{name}.safetensors"), source)
+            for name, source in manifest["features"].items()
+        }
+        return cls(manifest["name"], interactions, item_table, features, manifest["provenance"])
+
+
+def id_array(column: pl.Series) -> np.ndarray[Any, Any]:
+    """Turn a column of raw ids into an int64 or str array.
+
+    Raises:
+        DataError: an id is missing, or the column holds something other than integers or strings.
+    """
+    if column.null_count():
+        at = int(column.is_null().arg_max() or 0)
+        raise DataError(
+            f"column '{column.name}' has {column.null_count():,} empty ids, the first in data row {at + 1}",
+            wanted="an id in every row",
+            fix="Fill or remove these rows",
+        )
+    if column.dtype.is_integer():
+        return column.cast(pl.Int64).to_numpy()
+    if column.dtype in (pl.String, pl.Categorical, pl.Enum):
+        return np.asarray(column.cast(pl.String).to_list(), dtype=np.str_)
+    raise DataError(
+        f"column '{column.name}' holds {column.dtype} values",
+        wanted="integer or string ids",
+        fix="Choose another column for the ids, or convert it",
+    )

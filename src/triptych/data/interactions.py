@@ -1,0 +1,247 @@
+"""Who did something with what: interactions by index, and the raw ids behind the indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from triptych.errors import DataError, UnknownIdError, nearest
+from triptych.files import hash_arrays
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+LabelArray = np.ndarray[Any, np.dtype[np.int8]]
+
+RawId = str | int
+
+TRAIN, VALID, TEST, LEFT_OUT = 0, 1, 2, -1
+"""The parts of a split, as an int8 label on each interaction."""
+
+
+@dataclass(frozen=True, eq=False)
+class IdMap:
+    """Raw ids and their indices: `ids[index]` is the raw id, and ids are sorted and distinct.
+
+    Args:
+        ids: (n,) int64 or str, ascending, without repetition.
+        kind: "user" or "item", for messages.
+    """
+
+    ids: np.ndarray[Any, Any]
+    kind: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def _index(self) -> dict[RawId, int]:
+        return {raw: index for index, raw in enumerate(self.ids.tolist())}
+
+    def index(self, raw_ids: Iterable[RawId]) -> IntArray:
+        """Look up the indices of raw ids; where ids are integers, "12" finds 12.
+
+        Raises:
+            UnknownIdError: an id is not in the map; the message names the first such id.
+        """
+        return np.array([self._index_of(raw) for raw in raw_ids], dtype=np.int64)
+
+    def _index_of(self, raw: RawId) -> int:
+        key: RawId = raw
+        if np.issubdtype(self.ids.dtype, np.integer):
+            if isinstance(raw, str) and raw.strip().lstrip("-").isdigit():
+                key = int(raw)
+        else:
+            key = str(raw)
+        found = self._index.get(key)
+        if found is None:
+            known = [str(known) for known in self.ids.tolist()]
+            raise UnknownIdError(
+                f"{self.kind} id {raw!r} is not in the data set",
+                wanted=f"one of its {len(self):,} {self.kind} ids, such as {known[0]!r}",
+                fix=nearest(str(raw), known),
+            )
+        return found
+
+    def take(self, keep: IntArray | BoolArray) -> IdMap:
+        """Keep the ids at ascending indices, or where a mask is true."""
+        return IdMap(self.ids[keep], self.kind)
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """A set of (user, item) pairs, sorted by user and then item, each pair once.
+
+    Args:
+        users: raw user ids; every user has at least one interaction.
+        items: raw item ids; every item has at least one interaction.
+        user: (n,) int64 user index of each interaction.
+        item: (n,) int64 item index of each interaction.
+        rating: (n,) float64 as given in the file, if given.
+        timestamp: (n,) float64, any unit that grows with time, if given.
+        label: (n,) int8, TRAIN, VALID, TEST or LEFT_OUT, if the file says how it is split.
+    """
+
+    users: IdMap
+    items: IdMap
+    user: IntArray
+    item: IntArray
+    rating: FloatArray | None = None
+    timestamp: FloatArray | None = None
+    label: LabelArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.items)
+
+    @property
+    def density(self) -> float:
+        """Share of all user–item pairs that interacted, in [0, 1]."""
+        return len(self) / (self.n_users * self.n_items)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Name of the content: equal for equal ids, pairs, ratings, times and labels."""
+        optional = [self.rating, self.timestamp, self.label]
+        return hash_arrays(self.users.ids, self.items.ids, self.user, self.item, *optional)
+
+    @classmethod
+    def from_ids(
+        cls,
+        user_ids: np.ndarray[Any, Any],
+        item_ids: np.ndarray[Any, Any],
+        *,
+        rating: FloatArray | None = None,
+        timestamp: FloatArray | None = None,
+        label: LabelArray | None = None,
+    ) -> Interactions:
+        """Index raw ids and merge repeated pairs into their earliest interaction.
+
+        A pair that repeats keeps the row with the smallest timestamp; without timestamps, the first
+        row. How many rows were merged is `len(user_ids) - len(result)`.
+
+        Args:
+            user_ids: (n,) int64 or str raw ids.
+            item_ids: (n,) int64 or str raw ids.
+            rating: (n,) ratings.
+            timestamp: (n,) times.
+            label: (n,) parts of a given split.
+
+        Raises:
+            DataError: there are no rows, or a repeated pair carries two different labels.
+        """
+        if len(user_ids) == 0:
+            raise DataError(
+                "there are no interactions",
+                wanted="at least one row",
+                fix="Check the file, the rating threshold and the filters",
+            )
+        users, user = np.unique(user_ids, return_inverse=True)
+        items, item = np.unique(item_ids, return_inverse=True)
+        keys = user.astype(np.int64) * len(items) + item
+        time = timestamp if timestamp is not None else np.zeros(len(keys))
+        order = np.lexsort((time, keys))  # stable, so rows of equal time stay in the order of the file
+        sorted_keys = keys[order]
+        first = np.ones(len(keys), dtype=bool)
+        first[1:] = sorted_keys[1:] != sorted_keys[:-1]
+        kept = order[first]
+        if label is not None:
+            _refuse_two_labels(label[order], first, user_ids[order], item_ids[order])
+        return cls(
+            users=IdMap(users, "user"),
+            items=IdMap(items, "item"),
+            user=user[kept].astype(np.int64),
+            item=item[kept].astype(np.int64),
+            rating=_at(rating, kept),
+            timestamp=_at(timestamp, kept),
+            label=_at(label, kept),
+        )
+
+    def take(self, keep: BoolArray) -> Interactions:
+        """Keep the interactions where a mask is true; users and items left with none are dropped."""
+        users, user = np.unique(self.user[keep], return_inverse=True)
+        items, item = np.unique(self.item[keep], return_inverse=True)
+        return Interactions(
+            users=self.users.take(users),
+            items=self.items.take(items),
+            user=user.astype(np.int64),
+            item=item.astype(np.int64),
+            rating=_at(self.rating, keep),
+            timestamp=_at(self.timestamp, keep),
+            label=_at(self.label, keep),
+        )
+
+    def with_label(self, label: LabelArray) -> Interactions:
+        """Say anew which part of a split each interaction belongs to."""
+        return replace(self, label=label)
+
+
+def k_core(interactions: Interactions, k: int) -> Interactions:
+    """Drop users and items with fewer than `k` interactions, again and again until none is left to drop.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    keep = np.ones(len(interactions), dtype=bool)
+    while True:
+        user_degree = np.bincount(interactions.user[keep], minlength=interactions.n_users)
+        item_degree = np.bincount(interactions.item[keep], minlength=interactions.n_items)
+        enough = (user_degree >= k)[interactions.user] & (item_degree >= k)[interactions.item]
+        after = keep & enough
+        if after.sum() == keep.sum():
+            break
+        keep = after
+    if not keep.any():
+        raise DataError(
+            f"the {k}-core of these {len(interactions):,} interactions is empty",
+            wanted=f"users and items with at least {k} interactions with each other",
+            fix="Choose a smaller --core",
+        )
+    return interactions if keep.all() else interactions.take(keep)
+
+
+def row_offsets(rows: IntArray, n_rows: int) -> IntArray:
+    """Say where each row begins in sorted `rows`: row r is `[offsets[r], offsets[r + 1])`.
+
+    Args:
+        rows: (n,) ascending row numbers.
+        n_rows: how many rows there are.
+
+    Returns: (n_rows + 1,) int64.
+    """
+    offsets = np.zeros(n_rows + 1, dtype=np.int64)
+    np.cumsum(np.bincount(rows, minlength=n_rows), out=offsets[1:])
+    return offsets
+
+
+def _at(values: Any, index: Any) -> Any:
+    return None if values is None else values[index]
+
+
+def _refuse_two_labels(
+    label: LabelArray, first: BoolArray, user_ids: Sequence[RawId], item_ids: Sequence[RawId]
+) -> None:
+    """Refuse labels (sorted by pair, `first` marking each pair's first row) that differ within a pair."""
+    label_of_pair = label[first][np.cumsum(first) - 1]
+    clash = np.flatnonzero(label != label_of_pair)
+    if len(clash):
+        at = clash[0]
+        raise DataError(
+            f"user {user_ids[at]!r} and item {item_ids[at]!r} are listed in two parts of the split "
+            f"({len(clash):,} such rows)",
+            wanted="each pair in one of train, valid and test",
+            fix="Remove the repeated rows, or leave the label column out and let Triptych split",
+        )
