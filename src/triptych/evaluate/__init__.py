@@ -1,0 +1,1 @@
+"""The one evaluator: full ranking, per-user metrics."""

@@ -1,0 +1,198 @@
+"""Full ranking: every item is a candidate for every user, scored, masked and cut in blocks of users.
+
+Letters: B users of a block, I items, K list length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triptych.data.interactions import IntArray, row_offsets
+from triptych.data.split import Pairs, PartName, Split
+from triptych.errors import ConfigError, DataError
+from triptych.evaluate.metrics import PerUser, per_user
+from triptych.scorer import Scorer
+
+Masked = Literal["train", "train+valid"]
+"""Whose items are no candidates: MMRec masks training items only, so that at test time validation
+items still stand in the list; the other choice masks these too."""
+
+BLOCK_SIZE = 512
+"""Users ranked at once: large enough for the product, small enough to stay in cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What a ranking was worth to each user, and the protocol that says how it was measured.
+
+    Args:
+        users: (n,) int64 index of each user with something to find.
+        values: "recall@20" and so on -> (n,) float64, unrounded.
+        protocol: part, list lengths, mask, candidates, and how many users were measured and left out.
+    """
+
+    users: IntArray
+    values: Mapping[str, PerUser]
+    protocol: Mapping[str, Any]
+
+    def mean(self) -> dict[str, float]:
+        """Average each metric over users."""
+        return {name: float(values.mean()) for name, values in self.values.items()}
+
+    def __str__(self) -> str:
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in self.mean().items())
+        facts = self.protocol
+        return (
+            f"{facts['part']}: {figures}\n({facts['users']:,} users, {facts['users_left_out']:,} without items left "
+            f"out; all items ranked, {facts['masked']} items masked)"
+        )
+
+
+def evaluate_ranking(
+    scorer: Scorer,
+    split: Split,
+    part: PartName = "test",
+    k: Sequence[int] = (10, 20),
+    *,
+    masked: Masked = "train",
+    block_size: int = BLOCK_SIZE,
+) -> Ranking:
+    """Rank all items for every user of a part and measure the lists.
+
+    Users without items in the part are left out and counted, never scored zero.
+
+    Args:
+        scorer: scores all items for some users.
+        split: what to find, and what to mask.
+        part: "valid" or "test".
+        k: list lengths.
+        masked: which items of a user are no candidates.
+        block_size: users ranked at once; changes speed and memory only.
+
+    Raises:
+        ConfigError: a list length is below 1 or above the number of items.
+        DataError: the part is empty, or a score is NaN.
+    """
+    lengths = check_lengths(k, split.n_items)
+    wanted = split.pairs(part)
+    if len(wanted) == 0:
+        raise DataError(
+            f"the {part} part of '{split.data.name}' is empty",
+            wanted="at least one pair to find",
+            fix="Split the data another way",
+        )
+    n_relevant = np.bincount(wanted.user, minlength=split.n_users)
+    users = np.flatnonzero(n_relevant)
+    mask_valid = masked == "train+valid" and part == "test"
+    seen = SeenItems([split.train, split.valid] if mask_valid else [split.train], split.n_users)
+    wanted_keys = torch.from_numpy(wanted.user * split.n_items + wanted.item)  # ascending, as pairs are sorted
+    hits = np.empty((len(users), lengths[-1]), dtype=bool)
+    for start in range(0, len(users), block_size):
+        block = users[start : start + block_size]
+        _, items = rank_unseen(scorer, torch.from_numpy(block), seen, lengths[-1])
+        keys = torch.from_numpy(block)[:, None] * split.n_items + items.cpu()  # (B, K)
+        place = torch.searchsorted(wanted_keys, keys).clamp_(max=len(wanted_keys) - 1)
+        hits[start : start + block_size] = ((wanted_keys[place] == keys) & (items.cpu() >= 0)).numpy()
+    protocol = {
+        "part": part,
+        "k": list(lengths),
+        "masked": "train+valid" if mask_valid else "train",
+        "candidates": "all items",
+        "users": len(users),
+        "users_left_out": split.n_users - len(users),
+    }
+    return Ranking(users, per_user(hits, n_relevant[users], lengths), protocol)
+
+
+class SeenItems:
+    """The items a user already knows, which are no candidates.
+
+    Args:
+        parts: pairs to mask.
+        n_users: U.
+    """
+
+    def __init__(self, parts: Sequence[Pairs], n_users: int) -> None:
+        user = np.concatenate([pairs.user for pairs in parts])
+        item = np.concatenate([pairs.item for pairs in parts])
+        order = np.argsort(user, kind="stable")
+        self._items = torch.from_numpy(item[order])
+        self._offsets = torch.from_numpy(row_offsets(user[order], n_users))
+
+    def mask(self, scores: Tensor, users: Tensor) -> Tensor:
+        """Set the scores (B, I) of seen items to -inf, in place: float16 could not hold a large negative."""
+        starts, ends = self._offsets[users], self._offsets[users + 1]
+        counts = ends - starts
+        row = torch.repeat_interleave(torch.arange(len(users)), counts)
+        within = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+        item = self._items[starts[row] + within]
+        return scores.index_put_((row.to(scores.device), item.to(scores.device)), scores.new_tensor(-torch.inf))
+
+
+def rank_unseen(scorer: Scorer, users: Tensor, seen: SeenItems, k: int) -> tuple[Tensor, Tensor]:
+    """List the best unseen items for some users.
+
+    Args:
+        scorer: scores all items.
+        users: (B,) int64 on the CPU.
+        seen: what to leave out.
+        k: list length K.
+
+    Returns: scores (B, K) and items (B, K) int64, best first; item -1 and score -inf where fewer than
+        K items are unseen.
+
+    Raises:
+        DataError: a score is NaN.
+    """
+    scores = scorer.score(users)
+    if bool(scores.sum().isnan()) and bool(scores.isnan().any()):
+        raise DataError(
+            "the model scores some items with NaN",
+            wanted="finite embeddings",
+            fix="Train again with a smaller learning_rate, or check the features",
+        )
+    return top_k(seen.mask(scores, users), k)
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Sort out the K best items of each row; among equal scores the lower index comes first.
+
+    `torch.topk` leaves the order of equal scores open, so rows in which it met any are sorted whole.
+
+    Args:
+        scores: (B, I); -inf marks items that are no candidates.
+        k: K, at most I.
+
+    Returns: scores (B, K) and items (B, K), item -1 where a row has fewer than K candidates.
+    """
+    one_more = min(k + 1, scores.shape[1])  # to see whether the K-th is as good as the next
+    values, items = scores.topk(one_more, dim=1)
+    tied = ((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)).any(dim=1)
+    values, items = values[:, :k], items[:, :k]
+    if bool(tied.any()):
+        ordered, order = scores[tied].sort(dim=1, descending=True, stable=True)
+        values, items = values.clone(), items.clone()
+        values[tied], items[tied] = ordered[:, :k], order[:, :k]
+    return values, items.masked_fill(values == -torch.inf, -1)
+
+
+def check_lengths(k: Sequence[int], n_items: int) -> tuple[int, ...]:
+    """Sort list lengths and refuse impossible ones.
+
+    Raises:
+        ConfigError: none is given, one is below 1, or one is above the number of items.
+    """
+    lengths = tuple(sorted(set(k)))
+    if not lengths or lengths[0] < 1 or lengths[-1] > n_items:
+        raise ConfigError(
+            f"list lengths k = {', '.join(map(str, k)) or 'none'}",
+            wanted=f"numbers from 1 to {n_items:,}, the size of the catalogue",
+            fix="Choose a smaller k",
+        )
+    return lengths

@@ -1,0 +1,1 @@
+"""Graphs: pure functions from pairs and features to `SparseGraph`, and the product with one."""

@@ -1,0 +1,142 @@
+"""Graphs among items: who looks, reads or sounds alike. No item–item matrix is ever in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from triptych.data.features import ItemFeatures
+from triptych.errors import ConfigError, DataError
+from triptych.graph.sparse import SparseGraph
+
+Weighting = Literal["binary", "cosine"]
+
+_BLOCK_ENTRIES = 1 << 25
+"""Similarities held at once: 32 million float32, 128 MiB."""
+
+
+def nearest_neighbors(
+    features: Tensor, n_neighbors: int, present: Tensor | None = None, block_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Find each item's most similar items by cosine, itself included.
+
+    Args:
+        features: (I, F) float32.
+        n_neighbors: K.
+        present: (I,) bool; items without features are nobody's neighbour.
+        block_size: rows compared at once; by default what 128 MiB of similarities allow.
+
+    Returns: indices (I, K) int64 and cosines (I, K), most similar first. Rows of absent items mean nothing.
+
+    Raises:
+        DataError: features hold NaN or infinity.
+        ConfigError: K is larger than the number of items that have features.
+
+    Cost: O(I^2 F) time, O(I K) memory beyond one block.
+    """
+    finite = features.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        raise DataError(
+            f"features hold NaN or infinity, the first in row {int((~finite).int().argmax())}",
+            wanted="finite numbers",
+            fix="Repair the features",
+        )
+    n_items = len(features)
+    n_present = n_items if present is None else int(present.sum())
+    if not 0 < n_neighbors <= n_present:
+        raise ConfigError(
+            f"n_neighbors = {n_neighbors}, but only {n_present:,} items have features",
+            wanted=f"a number from 1 to {n_present:,}",
+            fix="Set a smaller n_neighbors",
+        )
+    block_size = block_size or max(1, _BLOCK_ENTRIES // n_items)
+    unit = F.normalize(features, dim=1)
+    indices = torch.empty(n_items, n_neighbors, dtype=torch.int64, device=features.device)
+    cosines = torch.empty(n_items, n_neighbors, dtype=features.dtype, device=features.device)
+    block = torch.empty(min(block_size, n_items), n_items, dtype=features.dtype, device=features.device)
+    for start in range(0, n_items, block_size):
+        rows = slice(start, min(start + block_size, n_items))
+        similar = torch.mm(unit[rows], unit.T, out=block[: rows.stop - start])  # (b, F) @ (F, I) -> (b, I)
+        if present is not None:
+            similar.masked_fill_(~present, -torch.inf)
+        torch.topk(similar, n_neighbors, dim=1, out=(cosines[rows], indices[rows]))
+    return indices, cosines
+
+
+def knn_edges(features: ItemFeatures, n_neighbors: int) -> tuple[Tensor, Tensor, Tensor]:
+    """List each item's nearest neighbours as edges: row (E,), col (E,), cosine (E,).
+
+    A given item graph is used as it is, except that each row keeps at most its `n_neighbors`
+    heaviest edges. Items without the modality have no edges.
+    """
+    if features.graph is not None:
+        graph = features.graph.strongest(n_neighbors, features.n_items)
+        return torch.from_numpy(graph.row), torch.from_numpy(graph.col), torch.from_numpy(graph.weight)
+    assert features.values is not None  # one of the two is there, ItemFeatures makes sure
+    present = torch.from_numpy(features.present)
+    indices, cosines = nearest_neighbors(torch.from_numpy(features.values), n_neighbors, present)
+    row = torch.arange(features.n_items).repeat_interleave(n_neighbors)
+    keep = present[row]
+    return row[keep], indices.flatten()[keep], cosines.flatten()[keep]
+
+
+def item_graph(
+    edges: tuple[Tensor, Tensor, Tensor], n_items: int, weighting: Weighting = "binary"
+) -> SparseGraph:
+    """Normalise an item graph by its row sums on both sides: s_ij / sqrt(s_i s_j), s_i = sum_j s_ij.
+
+    With binary weights and K neighbours everywhere, every entry is 1/K. The columns' sums play no
+    part, and the graph is not symmetric; so do the authors' codes.
+
+    Source: LATTICE (arXiv:2104.09036), eq. 4–6 with cosine weights; FREEDOM (arXiv:2211.06924),
+        eq. 2–4 with binary ones.
+
+    Args:
+        edges: row (E,), col (E,) and cosine (E,).
+        n_items: I.
+        weighting: every edge counts 1, or its cosine.
+
+    Returns: (I, I) graph of E entries.
+    """
+    row, col, cosine = edges
+    weight = torch.ones_like(cosine) if weighting == "binary" else cosine
+    row_sum = torch.zeros(n_items).index_add_(0, row, weight)
+    scale = row_sum.clamp(min=1e-7).rsqrt()
+    value = torch.where(row_sum[col] > 0, weight * scale[row] * scale[col], 0.0)
+    return SparseGraph.from_edges(row, col, value, n_items, n_items)
+
+
+def mix_graphs(graphs: Sequence[SparseGraph], shares: Tensor) -> SparseGraph:
+    """Add graphs over the same items, row by row in the given shares.
+
+    Args:
+        graphs: M graphs, each (I, I).
+        shares: (M, I), the weight of each graph in each row.
+
+    Returns: (I, I) graph; an edge that several graphs have weighs their weighted sum.
+    """
+    edges = [graph.edges() for graph in graphs]
+    row, col = (torch.cat([edge[place] for edge in edges]) for place in (0, 1))
+    value = torch.cat([value * shares[m][row] for m, (row, _, value) in enumerate(edges)])
+    return SparseGraph.from_edges(row, col, value, graphs[0].n_rows, graphs[0].n_cols)
+
+
+def modality_shares(weights: Sequence[float], present: Sequence[Tensor]) -> Tensor:
+    """Share out each item's weight among the modalities it has.
+
+    An item with all modalities gets `weights` as they are; one that lacks some spreads their total
+    over those it has, so that its row counts as much as any other.
+
+    Args:
+        weights: M weights, not all zero.
+        present: M masks (I,) bool.
+
+    Returns: (M, I) float32; zero for an item without any of them.
+    """
+    have = torch.stack(list(present)).float() * torch.tensor(weights, dtype=torch.float32)[:, None]  # (M, I)
+    total = have.sum(dim=0)
+    return have * torch.where(total > 0, sum(weights) / total.clamp(min=1e-12), 0.0)

@@ -1,0 +1,41 @@
+"""Graphs with some edges left out, drawn anew as training goes on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sample_edges(weight: Tensor, n_keep: int) -> Tensor:
+    """Draw `n_keep` edges without replacement, each next one with probability proportional to its weight.
+
+    The n smallest of independent Exp(1) / weight have exactly the distribution of n successive
+    weighted draws (an exponential race), so one pass does. Randomness is torch's default generator.
+
+    Args:
+        weight: (E,) positive.
+        n_keep: how many to keep, at most E.
+
+    Returns: (n_keep,) int64 edge numbers, ascending.
+    """
+    arrival = torch.empty_like(weight).exponential_().div_(weight)
+    kept = arrival.topk(n_keep, largest=False, sorted=False).indices
+    return kept.sort().values
+
+
+def degree_weights(user: Tensor, item: Tensor, n_users: int, n_items: int) -> Tensor:
+    """Weigh each pair by 1 / sqrt(d_user d_item): what popular nodes do says less.
+
+    Source: FREEDOM (arXiv:2211.06924), eq. 6–7.
+
+    Args:
+        user: (E,) int64.
+        item: (E,) int64.
+        n_users: U.
+        n_items: I.
+
+    Returns: (E,) float32.
+    """
+    user_degree = torch.bincount(user, minlength=n_users)
+    item_degree = torch.bincount(item, minlength=n_items)
+    return (user_degree[user] * item_degree[item]).float().rsqrt()

@@ -1,0 +1,92 @@
+"""The graphs of one split, each built once and remembered by the content it was built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from triptych.data.features import ItemFeatures
+from triptych.errors import StorageError
+from triptych.files import hash_arrays, read_arrays, write_arrays
+from triptych.graph.bipartite import Normalisation, bipartite_graph
+from triptych.graph.neighbors import Weighting, item_graph, knn_edges, mix_graphs, modality_shares
+from triptych.graph.sparse import SparseGraph
+
+Edges = tuple[Tensor, Tensor, Tensor]
+
+
+class GraphStore:
+    """Builds graphs on demand and hands out the same tensors to all who ask for the same graph.
+
+    Neighbours take minutes on large catalogues, so they can also be kept on disk. The file's name
+    is the hash of the features and of K: other features never meet an old graph.
+
+    Args:
+        user: (E,) int64 users of the training pairs.
+        item: (E,) int64 items of the training pairs.
+        n_users: U.
+        n_items: I.
+        features: modality -> features.
+        cache_dir: where neighbours are kept between processes; None keeps them in memory only.
+    """
+
+    def __init__(
+        self,
+        user: Tensor,
+        item: Tensor,
+        n_users: int,
+        n_items: int,
+        features: Mapping[str, ItemFeatures],
+        cache_dir: Path | None = None,
+    ) -> None:
+        self._user, self._item = user, item
+        self._n_users, self._n_items = n_users, n_items
+        self._features = features
+        self._cache_dir = cache_dir
+        self._memo: dict[tuple[object, ...], SparseGraph] = {}
+
+    def bipartite(self, normalisation: Normalisation = "sym") -> SparseGraph:
+        """Give the user–item graph of the training pairs, (U+I, U+I)."""
+        build = lambda: bipartite_graph(self._user, self._item, self._n_users, self._n_items, normalisation)  # noqa: E731
+        return self._remember(("bipartite", normalisation), build)
+
+    def items(self, modality: str, n_neighbors: int, weighting: Weighting = "binary") -> SparseGraph:
+        """Give the graph of each item's nearest neighbours in one modality, (I, I)."""
+        build = lambda: item_graph(self._neighbors(modality, n_neighbors), self._n_items, weighting)  # noqa: E731
+        return self._remember(("items", modality, n_neighbors, weighting), build)
+
+    def mixed_items(
+        self, weights: Mapping[str, float], n_neighbors: int, weighting: Weighting = "binary"
+    ) -> SparseGraph:
+        """Give the weighted sum of several modalities' item graphs, (I, I); see `modality_shares`."""
+
+        def build() -> SparseGraph:
+            graphs = [self.items(modality, n_neighbors, weighting) for modality in weights]
+            present = [torch.from_numpy(self._features[modality].present) for modality in weights]
+            return mix_graphs(graphs, modality_shares(list(weights.values()), present))
+
+        return self._remember(("mixed", *weights.items(), n_neighbors, weighting), build)
+
+    def _remember(self, key: tuple[object, ...], build: Callable[[], SparseGraph]) -> SparseGraph:
+        if key not in self._memo:
+            self._memo[key] = build()
+        return self._memo[key].share()
+
+    def _neighbors(self, modality: str, n_neighbors: int) -> Edges:
+        features = self._features[modality]
+        if self._cache_dir is None or features.graph is not None:
+            return knn_edges(features, n_neighbors)
+        name = hash_arrays("neighbors", features.content_hash, n_neighbors)
+        path = self._cache_dir / f"neighbors-{name}.safetensors"
+        if path.is_file():
+            try:
+                stored = read_arrays(path)
+                return tuple(torch.from_numpy(stored[part]) for part in ("row", "col", "cosine"))  # type: ignore[return-value]
+            except (StorageError, KeyError):
+                path.unlink()  # a damaged cache entry is built again
+        row, col, cosine = knn_edges(features, n_neighbors)
+        write_arrays(path, {"row": row.numpy(), "col": col.numpy(), "cosine": cosine.numpy()})
+        return row, col, cosine

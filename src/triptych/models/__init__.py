@@ -1,0 +1,18 @@
+"""The models, one file each, and the contract they share (`base.py`).
+
+Every model and its settings can be had from here by class name: `models.FREEDOMConfig`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    from triptych.models.registry import models
+
+    for entry in models():
+        for kind in (entry.model, entry.config):
+            if kind.__name__ == name:
+                return kind
+    raise AttributeError(f"module 'triptych.models' has no attribute {name!r}")

@@ -1,0 +1,191 @@
+"""The contract between a model and everything else.
+
+A model says how it embeds users and items and what it wants minimised. It never sees files,
+devices, optimisers or other models; the trainer never sees a model's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from triptych.data.features import ItemFeatures
+from triptych.data.split import Split
+from triptych.errors import ConfigError, nearest
+from triptych.graph.sparse import SparseGraph
+from triptych.graph.store import GraphStore
+from triptych.nn.embedding import take_rows
+from triptych.scorer import Embeddings, EmbeddingScorer
+
+Losses = dict[str, Tensor]
+"""Named, weighted scalar terms; their sum is minimised."""
+
+
+class Triplets(NamedTuple):
+    """A batch: users, an item each of them chose, and one each of them did not."""
+
+    user: Tensor  # (B,) int64
+    pos: Tensor  # (B,) int64
+    neg: Tensor  # (B,) int64; for models with `negatives = 0` it is empty
+
+
+class Step(NamedTuple):
+    """Minimise the sum of these losses with the optimiser of this group."""
+
+    losses: Losses
+    group: str = "main"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share an optimiser.
+
+    Args:
+        parameters: what it moves.
+        options: keyword arguments for Adam that differ from the training settings, such as `weight_decay`.
+    """
+
+    parameters: list[nn.Parameter]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ModelConfig(BaseModel):
+    """Settings every model has. Frozen, typed, unknown keys refused; a dict of JSON values and back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    embedding_dim: int = Field(64, gt=0)
+    """Length of the user and item vectors."""
+
+
+class ContentConfig(ModelConfig):
+    """Settings of every model that uses item content."""
+
+    modalities: tuple[str, ...] | None = None
+    """Which modalities to use, by name; by default all that the data set has."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInputs:
+    """What a model may know of the data: sizes, training pairs, item features, and graphs of these.
+
+    Args:
+        n_users: U.
+        n_items: I.
+        user: (E,) int64 users of the training pairs, ascending.
+        item: (E,) int64 items of the training pairs.
+        features: modality -> features.
+        graphs: builds and remembers graphs of the above.
+    """
+
+    n_users: int
+    n_items: int
+    user: Tensor
+    item: Tensor
+    features: Mapping[str, ItemFeatures]
+    graphs: GraphStore
+
+    @classmethod
+    def from_split(cls, split: Split, cache_dir: Path | None = None) -> ModelInputs:
+        """Show a model the training part of a split, and nothing of the others."""
+        user, item = torch.from_numpy(split.train.user), torch.from_numpy(split.train.item)
+        features = split.data.features
+        graphs = GraphStore(user, item, split.n_users, split.n_items, features, cache_dir)
+        return cls(split.n_users, split.n_items, user, item, features, graphs)
+
+    def choose_modalities(self, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+        """Name the modalities to use, in the order of the data set.
+
+        Raises:
+            ConfigError: one is not in the data set, or there is none at all.
+        """
+        if not self.features:
+            raise ConfigError(
+                "the data set has no item features",
+                wanted="at least one modality for this model",
+                fix="Prepare the data set with --features NAME=FILE, or choose a model of interactions alone",
+            )
+        for modality in wanted or ():
+            if modality not in self.features:
+                raise ConfigError(
+                    f"modality '{modality}' is not in the data set",
+                    wanted="one of: " + ", ".join(self.features),
+                    fix=nearest(modality, self.features),
+                )
+        return tuple(self.features) if wanted is None else wanted
+
+
+class Recommender(nn.Module):
+    """Base of all models. Most write `__init__`, `embeddings` and `loss`, and nothing else.
+
+    Args:
+        config: the model's settings.
+        inputs: what it may know of the data.
+    """
+
+    negatives: ClassVar[int] = 1
+    """Sampled items per training pair; 0 for models that learn without."""
+
+    def __init__(self, config: ModelConfig, inputs: ModelInputs) -> None:
+        super().__init__()
+        self.n_users, self.n_items = inputs.n_users, inputs.n_items
+
+    def embeddings(self) -> Embeddings:
+        """Embed all users (U, D) and items (I, D); in eval mode deterministic and without side effects."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it embeds users and items")
+
+    def loss(self, batch: Triplets) -> Losses:
+        """Name the terms to minimise on a batch."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss() or batch_steps()")
+
+    def batch_steps(self, batch: Triplets) -> Iterator[Step]:
+        """Yield the optimiser steps of a batch; code after a `yield` runs after that step was taken."""
+        yield Step(self.loss(batch))
+
+    def epoch_steps(self, epoch: int) -> Iterable[Step]:
+        """Do what an epoch begins with, such as drawing a new graph; may yield steps as `batch_steps` does.
+
+        Args:
+            epoch: counted from 1.
+        """
+        return ()
+
+    def optimizer_groups(self) -> dict[str, Group]:
+        """Part the parameters into groups, each with an optimiser of its own."""
+        return {"main": Group(list(self.parameters()))}
+
+    def modality_embeddings(self) -> dict[str, Tensor]:
+        """Give what the model knows of items by modality, each (I, D); models without content give none."""
+        return {}
+
+    def register_graph(self, name: str, graph: SparseGraph) -> None:
+        """Hold a graph that `embeddings()` reads as part of the model's state, as attribute `name`."""
+        self.add_module(name, graph.share(persistent=True))
+
+    def scorer(self) -> EmbeddingScorer:
+        """Freeze the model as it is now into what evaluation and serving need."""
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            scorer = EmbeddingScorer(self.embeddings())
+        self.train(training)
+        return scorer
+
+
+def batch_rows(embeddings: Embeddings, batch: Triplets) -> tuple[Tensor, Tensor, Tensor]:
+    """Pick the rows of a batch's users, chosen and sampled items: three (B, D) tensors."""
+    users = take_rows(embeddings.users, batch.user)
+    items = take_rows(embeddings.items, torch.cat([batch.pos, batch.neg]))  # one scatter on the way back
+    pos, neg = items.split(len(batch.user))
+    return users, pos, neg
+
+
+def pair_scores(users: Tensor, pos: Tensor, neg: Tensor) -> tuple[Tensor, Tensor]:
+    """Score each user with the chosen and with the sampled item: (B, D) each -> two (B,) tensors."""
+    return (users * pos).sum(dim=1), (users * neg).sum(dim=1)

@@ -1,0 +1,127 @@
+"""FREEDOM: LightGCN plus a frozen graph of alike items, trained on a thinned user–item graph.
+
+Paper: Zhou and Shen, A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
+Recommendation, ACM MM 2023 (arXiv:2211.06924). Item graph S = sum_m a_m S_m of binary k-nearest
+neighbours, normalised by row sums (eq. 2–5); each epoch keeps a degree-aware sample of the
+user–item edges (eq. 6–7); item vectors are LightGCN's plus S^l Q (eq. 8–11); the loss adds one BPR
+term per modality (eq. 13). As in the authors' code, which MMRec contains: `edge_dropout` is the
+share of edges *dropped*, scoring uses all edges, and the item part is added without normalising.
+
+Beyond the paper: any modalities by name; a modality may be a given item graph; an item that lacks
+a modality draws its neighbours from those it has, and takes no part in that modality's loss.
+Raw features stay frozen (the authors' code trains them; `train_features` does so here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from triptych.errors import ConfigError
+from triptych.graph.bipartite import bipartite_graph
+from triptych.graph.perturb import degree_weights, sample_edges
+from triptych.graph.sparse import SparseGraph, propagate
+from triptych.losses import bpr_loss
+from triptych.models.base import ContentConfig, Losses, ModelInputs, Recommender, Step, Triplets, batch_rows, pair_scores
+from triptych.models.registry import register
+from triptych.nn.content import FeatureBank, Projector
+from triptych.nn.embedding import NodeEmbedding
+from triptych.scorer import Embeddings
+
+
+class FREEDOMConfig(ContentConfig):
+    """Settings of FREEDOM."""
+
+    n_layers: int = Field(2, ge=0)
+    """Layers over the user–item graph."""
+    n_item_layers: int = Field(1, ge=0)
+    """Layers over the item graph."""
+    n_neighbors: int = Field(10, gt=0)
+    """K of the item graphs, the item itself included."""
+    modality_weights: dict[str, PositiveFloat] | None = None
+    """Share of each modality in the item graph; by default the paper's 0.1 image and 0.9 text where
+    these are the modalities, and equal shares otherwise."""
+    edge_dropout: float = Field(0.8, ge=0, lt=1)
+    """Share of user–item edges left out in each epoch; the authors search 0.8 and 0.9."""
+    feature_loss_weight: float = Field(0.0, ge=0)
+    """Weight of the per-modality BPR terms; the authors search 0, 1e-5, 1e-4 and 1e-3."""
+    train_features: bool = False
+    """Whether the per-modality terms also move the raw features."""
+
+
+@register("freedom", FREEDOMConfig, paper="A Tale of Two Graphs: FREEDOM (arXiv:2211.06924)", year=2023)
+class FREEDOM(Recommender):
+    """LightGCN's vectors plus those of alike items."""
+
+    adj: SparseGraph
+    item_adj: SparseGraph
+
+    def __init__(self, config: FREEDOMConfig, inputs: ModelInputs) -> None:
+        super().__init__(config, inputs)
+        self.config = config
+        modalities = inputs.choose_modalities(config.modalities)
+        weights = config.modality_weights or default_weights(modalities)
+        if set(weights) != set(modalities):
+            raise ConfigError(
+                f"modality_weights names {', '.join(weights)}; the modalities are {', '.join(modalities)}",
+                wanted="one weight for each modality",
+                fix="Name the same ones in 'modalities' and 'modality_weights'",
+            )
+        self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, config.embedding_dim)
+        self.register_graph("adj", inputs.graphs.bipartite("sym"))
+        self.register_graph("item_adj", inputs.graphs.mixed_items(weights, config.n_neighbors))
+        self.register_buffer("user", inputs.user, persistent=False)  # (E,)
+        self.register_buffer("item", inputs.item, persistent=False)  # (E,)
+        self.train_adj = inputs.graphs.bipartite("sym")  # until the first epoch draws its own
+        self.features: FeatureBank | None = None
+        if config.feature_loss_weight > 0:
+            self.features = FeatureBank(inputs.features, modalities, trainable=config.train_features)
+            if not self.features.dims:
+                raise ConfigError(
+                    "feature_loss_weight is positive, but the data set gives its modalities as item graphs only",
+                    wanted="dense features for the per-modality loss",
+                    fix="Set feature_loss_weight to 0, or prepare the data set with a features file",
+                )
+            self.project = Projector(self.features.dims, config.embedding_dim)
+
+    def epoch_steps(self, epoch: int) -> Iterable[Step]:
+        user, item = self.get_buffer("user"), self.get_buffer("item")
+        n_keep = max(1, int((1 - self.config.edge_dropout) * len(user)))
+        kept = sample_edges(degree_weights(user, item, self.n_users, self.n_items), n_keep)
+        self.train_adj = bipartite_graph(user[kept], item[kept], self.n_users, self.n_items, "sym")
+        return ()
+
+    def embeddings(self) -> Embeddings:
+        return self._embed(self.adj)
+
+    def loss(self, batch: Triplets) -> Losses:
+        users, pos, neg = batch_rows(self._embed(self.train_adj), batch)  # (B, D) each
+        losses = {"bpr": bpr_loss(*pair_scores(users, pos, neg))}
+        if self.features is not None:
+            for modality in self.features.dims:
+                term = self._feature_loss(self.features, modality, users, batch)
+                losses[f"bpr_{modality}"] = self.config.feature_loss_weight * term
+        return losses
+
+    def _embed(self, adj: SparseGraph) -> Embeddings:
+        users, items = self.nodes.split(propagate(adj, self.nodes.weight, self.config.n_layers))
+        alike = propagate(self.item_adj, self.nodes.items, self.config.n_item_layers, combine="last")
+        return Embeddings(users, items + alike)
+
+    def _feature_loss(self, features: FeatureBank, modality: str, users: Tensor, batch: Triplets) -> Tensor:
+        both = features.present(modality, batch.pos) & features.present(modality, batch.neg)
+        pos, neg = (self.project(modality, features.rows(modality, items[both])) for items in (batch.pos, batch.neg))
+        if not both.any():
+            return users.sum() * 0.0  # nothing to compare in this batch
+        users = users[both]
+        return bpr_loss(*pair_scores(users, pos, neg))
+
+
+def default_weights(modalities: tuple[str, ...]) -> dict[str, float]:
+    """Weigh modalities as the paper does where it can, else equally."""
+    if set(modalities) == {"image", "text"}:
+        return {"image": 0.1, "text": 0.9}
+    return dict.fromkeys(modalities, 1 / len(modalities))

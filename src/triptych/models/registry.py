@@ -1,0 +1,136 @@
+"""The models by name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from triptych.errors import ConfigError, nearest
+from triptych.models.base import ContentConfig, ModelConfig, ModelInputs, Recommender
+
+Kind = Literal["collaborative", "content"]
+"""Whether a model knows interactions alone, or item content as well."""
+
+Model = TypeVar("Model", bound=type[Recommender])
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What the registry knows of a model.
+
+    Args:
+        name: how commands and recipes call it.
+        model: its class.
+        config: the class of its settings.
+        paper: authors' title of the model, with where to find it.
+        year: of publication.
+    """
+
+    name: str
+    model: type[Recommender]
+    config: type[ModelConfig]
+    paper: str
+    year: int
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the model uses item content."""
+        return "content" if issubclass(self.config, ContentConfig) else "collaborative"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Describe it in JSON values; "any" stands for any number of modalities by name."""
+        modalities = ["any"] if self.kind == "content" else []
+        return {"name": self.name, "paper": self.paper, "year": self.year, "kind": self.kind, "modalities": modalities}
+
+
+_REGISTRY: dict[str, ModelEntry] = {}
+
+
+def register(name: str, config: type[ModelConfig], *, paper: str, year: int) -> Callable[[Model], Model]:
+    """Enter a model under a name; also for models outside the library."""
+
+    def enter(model: Model) -> Model:
+        _REGISTRY[name] = ModelEntry(name, model, config, paper, year)
+        return model
+
+    return enter
+
+
+@cache
+def _import_own_models() -> None:
+    package = importlib.import_module("triptych.models")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"triptych.models.{module.name}")
+
+
+def models() -> list[ModelEntry]:
+    """List the known models, by year and name."""
+    _import_own_models()
+    return sorted(_REGISTRY.values(), key=lambda entry: (entry.year, entry.name))
+
+
+def model_entry(name: str) -> ModelEntry:
+    """Find a model by name.
+
+    Raises:
+        ConfigError: there is none of that name; the message gives the nearest one.
+    """
+    _import_own_models()
+    if name not in _REGISTRY:
+        raise ConfigError(
+            f"there is no model '{name}'",
+            wanted="a name from 'triptych models'",
+            fix=nearest(name, _REGISTRY),
+        )
+    return _REGISTRY[name]
+
+
+def model_entry_of(config: ModelConfig) -> ModelEntry:
+    """Find the model that a settings object belongs to.
+
+    Raises:
+        ConfigError: no registered model has settings of this class.
+    """
+    for entry in models():
+        if entry.config is type(config):
+            return entry
+    raise ConfigError(
+        f"no model is registered for {type(config).__name__}",
+        wanted="the settings class of a registered model",
+        fix="Decorate the model with @register(name, config)",
+    )
+
+
+def make_config(kind: type[Any], settings: Mapping[str, Any]) -> Any:
+    """Make a settings object, turning complaints into one `ConfigError` that lists them all.
+
+    Raises:
+        ConfigError: a field is unknown (the nearest one is named) or has an unfitting value.
+    """
+    try:
+        return kind.model_validate(dict(settings))
+    except ValidationError as error:
+        fields = kind.model_fields
+        found, fixes = [], []
+        for complaint in error.errors():
+            name = ".".join(str(part) for part in complaint["loc"])
+            if complaint["type"] == "extra_forbidden":
+                found.append(f"{kind.__name__} has no field '{name}'")
+                fixes.append(nearest(name, fields))
+            else:
+                found.append(f"{name} = {complaint['input']!r}: {complaint['msg'].lower()}")
+                fixes.append(f"See '{name}' in {kind.__name__}" if name in fields else "Check the settings")
+        raise ConfigError(
+            "; ".join(found), wanted="known fields with fitting values", fix=". ".join(dict.fromkeys(fixes))
+        ) from error
+
+
+def create_model(config: ModelConfig, inputs: ModelInputs) -> Recommender:
+    """Build the model that a settings object belongs to; its first weights come from torch's generator."""
+    return model_entry_of(config).model(config, inputs)

@@ -1,0 +1,77 @@
+"""Item features as models use them: frozen matrices by modality, and their projections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from triptych.data.features import ItemFeatures
+from triptych.nn.embedding import take_rows
+
+
+class FeatureBank(nn.Module):
+    """The dense features of several modalities, frozen unless asked otherwise.
+
+    Frozen features are no part of a model's state: they come from the data set, which checks them itself.
+
+    Args:
+        features: modality -> features; those without dense rows are left out.
+        modalities: which to take, in this order.
+        trainable: hold them as parameters that start from the given values. Costs four times
+            their memory in training: values, gradients and two moments.
+    """
+
+    def __init__(
+        self, features: Mapping[str, ItemFeatures], modalities: Sequence[str], *, trainable: bool = False
+    ) -> None:
+        super().__init__()
+        self.dims: dict[str, int] = {}
+        for modality in modalities:
+            values = features[modality].values
+            if values is None:
+                continue
+            self.dims[modality] = values.shape[1]
+            if trainable:
+                self.register_parameter(_name(modality), nn.Parameter(torch.from_numpy(values.copy())))
+            else:
+                self.register_buffer(_name(modality), torch.from_numpy(values), persistent=False)
+            present = torch.from_numpy(features[modality].present)
+            self.register_buffer(_name(modality) + "_present", present, persistent=False)
+
+    def rows(self, modality: str, items: Tensor | None = None) -> Tensor:
+        """Give the raw rows of some items, or of all: (n, F); zero where an item lacks the modality."""
+        values: Tensor = getattr(self, _name(modality))
+        return values if items is None else take_rows(values, items)
+
+    def present(self, modality: str, items: Tensor) -> Tensor:
+        """Say which of some items have the modality: (n,) bool."""
+        return self.get_buffer(_name(modality) + "_present")[items]
+
+    def concatenated(self, items: Tensor | None = None) -> Tensor:
+        """Give the raw rows of all modalities side by side: (n, sum of F)."""
+        return torch.cat([self.rows(modality, items) for modality in self.dims], dim=1)
+
+
+class Projector(nn.Module):
+    """A linear map per modality from its raw features to a common width.
+
+    Args:
+        dims: modality -> F.
+        dim: D.
+    """
+
+    def __init__(self, dims: Mapping[str, int], dim: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict({_name(modality): nn.Linear(width, dim) for modality, width in dims.items()})
+
+    def forward(self, modality: str, rows: Tensor) -> Tensor:
+        """Project raw rows: (n, F) -> (n, D)."""
+        projected: Tensor = self.maps[_name(modality)](rows)
+        return projected
+
+
+def _name(modality: str) -> str:
+    # Module and buffer names may hold no dot, and must not meet a method's name, as "items" would.
+    return "of_" + modality.replace(".", "_")

@@ -1,0 +1,374 @@
+"""A run: one trained model with all that says how it came to be, in memory and as a folder.
+
+The folder holds `run.json` (settings, seed, versions, data and split by hash, curves, figures),
+`embeddings.safetensors` (what scoring needs), `model.safetensors` (all weights of the best epoch)
+and `data/` (ids, item table, and the split as labels): enough to evaluate and to recommend, without
+the features and without the training code.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from triptych.data.dataset import Dataset
+from triptych.data.interactions import RawId
+from triptych.data.split import Pairs, PartName, Split
+from triptych.errors import StorageError
+from triptych.evaluate.metrics import parse_metric
+from triptych.evaluate.ranking import Masked, Ranking, SeenItems, check_lengths, evaluate_ranking, rank_unseen, top_k
+from triptych.files import check_new_folder, checksums, new_folder, read_arrays, read_json, verify, write_arrays, write_json
+from triptych.models.base import ModelConfig, ModelInputs
+from triptych.models.registry import create_model, make_config, model_entry, model_entry_of
+from triptych.scorer import Embeddings, EmbeddingScorer
+from triptych.train.config import TrainConfig
+from triptych.train.device import resolve_device
+from triptych.train.sampler import TripletSampler
+from triptych.train.trainer import EpochRecord, Observer, Trainer, isolated_rng
+
+SCHEMA_VERSION = 1
+RUN = "run.json"
+
+Excluded = Literal["train", "train+valid", "all"]
+"""Which interactions of a user keep an item off the list; "all" are train, valid and test."""
+
+
+class RunRecord(BaseModel):
+    """What is written down of a run; JSON values only. Figures are unrounded means over users."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["triptych.run"] = "triptych.run"
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    """Registry name."""
+    model_settings: dict[str, Any]
+    """The model's config."""
+    train_settings: dict[str, Any]
+    """The training loop's config."""
+    seed: int
+    device: str
+    versions: dict[str, str]
+    """Of Triptych, torch, numpy and Python."""
+    data: str
+    """The data set's name."""
+    data_hash: str
+    split_hash: str
+    split: dict[str, Any]
+    """How the data was split, and into how many pairs."""
+    best_epoch: int
+    """The epoch whose weights were kept, counted from 1."""
+    history: list[EpochRecord]
+    valid: dict[str, float]
+    """Validation figures of the best epoch."""
+    test: dict[str, float]
+    """Test figures of the same weights; empty if the split has no test part."""
+    protocol: dict[str, Any]
+    """How the test figures were measured."""
+    seconds_per_epoch: float
+    """Median wall time of an epoch without evaluation."""
+    seconds_per_evaluation: float
+    """Median wall time of one evaluation of the validation part."""
+    peak_memory_bytes: int
+    """Of the process; on CUDA, of the device's allocator."""
+
+    def summary(self) -> dict[str, Any]:
+        """Give the figures that the command line prints."""
+        keys = ("model", "data", "seed", "best_epoch", "valid", "test", "seconds_per_epoch", "seconds_per_evaluation",
+                "peak_memory_bytes", "protocol", "device")  # fmt: skip
+        return {**{key: getattr(self, key) for key in keys}, "epochs": len(self.history)}
+
+
+@dataclass(frozen=True)
+class ScoredItem:
+    """One place of a list.
+
+    Args:
+        item_id: raw id.
+        score: the model's; a popular item's score is its number of training interactions.
+        title: from the item table, if it has titles.
+    """
+
+    item_id: RawId
+    score: float
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One user's list.
+
+    Args:
+        user_id: raw id.
+        basis: "model", or "popular" for a user the model has learned nothing about.
+        items: best first; fewer than asked for if the user knows nearly everything.
+    """
+
+    user_id: RawId
+    basis: Literal["model", "popular"]
+    items: list[ScoredItem]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained model, ready to be evaluated, asked, and saved.
+
+    Args:
+        record: how it came to be.
+        scorer: its frozen embeddings.
+        split: what it was trained and measured on.
+        weights: the model's state at the best epoch.
+    """
+
+    record: RunRecord
+    scorer: EmbeddingScorer
+    split: Split
+    weights: Mapping[str, Tensor]
+
+    def recommend(self, user_ids: Iterable[RawId], k: int = 10, *, exclude: Excluded = "all") -> list[Recommendation]:
+        """List the best items for each user, leaving out those the user already has.
+
+        A user without training interactions gets the most popular items, and `basis` says so.
+
+        Args:
+            user_ids: raw ids.
+            k: list length.
+            exclude: which of a user's interactions keep an item off the list.
+
+        Raises:
+            UnknownIdError: a user is not in the data set.
+            ConfigError: k is below 1 or above the number of items.
+        """
+        check_lengths([k], self.split.n_items)
+        wanted = list(user_ids)
+        index = self.split.data.users.index(wanted)
+        if not wanted:
+            return []
+        seen = self._seen(exclude)
+        trained = np.diff(self.split.train_offsets)[index] > 0
+        users = torch.from_numpy(index)
+        scores, items = rank_unseen(self.scorer, users, seen, k)
+        popular = self._popularity.repeat(len(users), 1)
+        popular_scores, popular_items = top_k(seen.mask(popular, users), k)
+        by_basis = {True: (scores.cpu(), items.cpu()), False: (popular_scores, popular_items)}
+        lists: list[Recommendation] = []
+        for row, user_id in enumerate(self.split.data.users.ids[index].tolist()):
+            known = bool(trained[row])
+            row_scores, row_items = (part[row] for part in by_basis[known])
+            lists.append(Recommendation(user_id, "model" if known else "popular", self._scored(row_items, row_scores)))
+        return lists
+
+    def similar(self, item_id: RawId, k: int = 10) -> list[ScoredItem]:
+        """List the items whose embeddings are nearest to an item's by cosine, the item itself left out.
+
+        Raises:
+            UnknownIdError: the item is not in the data set.
+            ConfigError: k is below 1 or not below the number of items.
+        """
+        check_lengths([k], self.split.n_items - 1)
+        index = int(self.split.data.items.index([item_id])[0])
+        unit = torch.nn.functional.normalize(self.scorer.embeddings.items.cpu(), dim=1)
+        cosine = (unit @ unit[index])[None]
+        cosine[0, index] = -torch.inf
+        scores, items = top_k(cosine, k)
+        return self._scored(items[0], scores[0])
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the folder `path`, whole or not at all.
+
+        Raises:
+            StorageError: something is there already, and `overwrite` is false or it is no run.
+        """
+        with new_folder(Path(path), marker=RUN, overwrite=overwrite) as folder:
+            users, items = (part.cpu().numpy() for part in self.scorer.embeddings)
+            write_arrays(folder / "embeddings.safetensors", {"users": users, "items": items})
+            weights = {name: tensor.cpu().numpy() for name, tensor in self.weights.items()}
+            write_arrays(folder / "model.safetensors", weights)
+            data = replace(self.split.data, features={})
+            labelled = replace(data, interactions=data.interactions.with_label(self.split.part))
+            (folder / "data").mkdir()
+            labelled.write_into(folder / "data")
+            write_json(folder / RUN, {**self.record.model_dump(mode="json"), "files": checksums(folder)})
+
+    def _seen(self, exclude: Excluded) -> SeenItems:
+        parts: dict[Excluded, list[Pairs]] = {
+            "train": [self.split.train],
+            "train+valid": [self.split.train, self.split.valid],
+            "all": [Pairs(self.split.data.interactions.user, self.split.data.interactions.item)],
+        }
+        return SeenItems(parts[exclude], self.split.n_users)
+
+    @cached_property
+    def _popularity(self) -> Tensor:
+        counts = np.bincount(self.split.train.item, minlength=self.split.n_items)
+        return torch.from_numpy(counts.astype(np.float32))
+
+    def _scored(self, items: Tensor, scores: Tensor) -> list[ScoredItem]:
+        titles, ids = self.split.data.titles, self.split.data.items.ids
+        return [
+            ScoredItem(ids[item].item() if isinstance(ids[item], np.generic) else ids[item], score,
+                       titles[item] if titles else None)
+            for item, score in zip(items.tolist(), scores.tolist(), strict=True)
+            if item >= 0
+        ]  # fmt: skip
+
+
+def train(
+    model: str | ModelConfig,
+    split: Split,
+    *,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    config: TrainConfig | None = None,
+    device: str = "auto",
+    k: Sequence[int] = (10, 20),
+    masked: Masked = "train",
+    graph_cache: Path | None = None,
+    checkpoint_dir: Path | None = None,
+    checkpoint_every: int = 10,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Run:
+    """Train a model on a split, choosing the epoch on its validation part, and measure it once on test.
+
+    On a CPU with the same number of threads, the same arguments give the same bytes.
+
+    Args:
+        model: a registry name, or the settings object of a model.
+        split: what to learn, to choose by, and to measure.
+        seed: of first weights, batches and all else that is drawn.
+        settings: fields of the model's settings, if `model` is a name.
+        config: how to train.
+        device: "auto", "cpu", "cuda", "cuda:N".
+        k: list lengths of the figures.
+        masked: whose items are no candidates at test time.
+        graph_cache: folder that keeps item neighbours between processes.
+        checkpoint_dir: where to save on the way; removed when training ends well.
+        checkpoint_every: epochs between saves.
+        resume: go on from the checkpoint in `checkpoint_dir`.
+        observer: is told of progress.
+
+    Raises:
+        ConfigError: a name, a setting or a combination cannot work.
+        TrainingError: a loss is NaN or infinite.
+        StorageError: the checkpoint to resume from is missing, damaged, or of another experiment.
+    """
+    model_config = make_config(model_entry(model).config, settings or {}) if isinstance(model, str) else model
+    entry, config, where = model_entry_of(model_config), config or TrainConfig(), resolve_device(device)
+    lengths = check_lengths([*k, parse_metric(config.metric)[1]], split.n_items)
+    inputs = ModelInputs.from_split(split, graph_cache)
+    identity = {"model": entry.name, "model settings": model_config.model_dump(mode="json"),
+                "training settings": config.model_dump(mode="json"), "seed": seed,
+                "data or split": split.content_hash, "device": where.type}  # fmt: skip
+    with isolated_rng(seed, where):
+        network = create_model(model_config, inputs).to(where)
+        sampler = TripletSampler(
+            inputs.user, inputs.item, inputs.n_users, inputs.n_items,
+            batch_size=config.batch_size, negatives=network.negatives, mode=config.sampler, seed=seed,
+        )  # fmt: skip
+        trainer = Trainer(
+            network,
+            sampler,
+            lambda scorer: evaluate_ranking(scorer, split, "valid", lengths).mean(),
+            config,
+            device=where,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_every=checkpoint_every,
+            identity=identity,
+            observer=observer,
+        )
+        if resume:
+            trainer.restore(_required(checkpoint_dir))
+        result = trainer.run()
+        scorer = network.scorer()
+    test = evaluate_ranking(scorer, split, "test", lengths, masked=masked) if len(split.test) else None
+    evaluated = [epoch for epoch in result.history if epoch.valid is not None]
+    record = RunRecord(
+        model=entry.name,
+        model_settings=model_config.model_dump(mode="json"),
+        train_settings=config.model_dump(mode="json"),
+        seed=seed,
+        device=str(where),
+        versions={
+            "triptych": version("triptych"),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        data=split.data.name,
+        data_hash=split.data.content_hash,
+        split_hash=split.content_hash,
+        split=dict(split.protocol),
+        best_epoch=result.best_epoch,
+        history=result.history,
+        valid=result.history[result.best_epoch - 1].valid or {},
+        test=test.mean() if test else {},
+        protocol=dict(test.protocol) if test else {},
+        seconds_per_epoch=float(np.median([epoch.train_seconds for epoch in result.history])),
+        seconds_per_evaluation=float(np.median([epoch.eval_seconds for epoch in evaluated])),
+        peak_memory_bytes=result.peak_memory_bytes,
+    )
+    if checkpoint_dir is not None:
+        shutil.rmtree(checkpoint_dir, ignore_errors=True)
+    weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    return Run(record, scorer, split, weights)
+
+
+def evaluate(
+    run: Run, on: PartName = "test", k: Sequence[int] = (10, 20), *, masked: Masked = "train"
+) -> Ranking:
+    """Measure a run on a part of the split it was made on; see `evaluate_ranking`."""
+    return evaluate_ranking(run.scorer, run.split, on, k, masked=masked)
+
+
+def load(path: str | Path) -> Run:
+    """Read a run folder, checking every file against its checksum.
+
+    Raises:
+        StorageError: it is no run, of another schema version, or damaged.
+    """
+    folder = Path(path)
+    if not (folder / RUN).is_file():
+        raise StorageError(
+            f"{folder} is not a run: it holds no {RUN}",
+            wanted="a folder that 'triptych train' made",
+            fix="Check the path; a training that was stopped goes on with 'triptych train ... --resume'",
+        )
+    facts = read_json(folder / RUN)
+    if facts.get("kind") != "triptych.run" or facts.get("schema_version") != SCHEMA_VERSION:
+        raise StorageError(
+            f"{folder} has schema version {facts.get('schema_version')} of {facts.get('kind')}",
+            wanted=f"version {SCHEMA_VERSION} of triptych.run",
+            fix="Train again with this version of Triptych",
+        )
+    verify(folder, facts.pop("files"))
+    record = RunRecord.model_validate(facts)
+    data = Dataset.load(folder / "data")
+    arrays = read_arrays(folder / "embeddings.safetensors")
+    weights = {name: torch.from_numpy(array) for name, array in read_arrays(folder / "model.safetensors").items()}
+    split = replace(Split.by_label(data), protocol=record.split)
+    scorer = EmbeddingScorer(Embeddings(torch.from_numpy(arrays["users"]), torch.from_numpy(arrays["items"])))
+    return Run(record, scorer, split, weights)
+
+
+def check_output(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse a place where `Run.save` could not write, before hours of training."""
+    check_new_folder(path, marker=RUN, overwrite=overwrite)
+
+
+def _required(checkpoint_dir: Path | None) -> Path:
+    if checkpoint_dir is None:
+        raise StorageError("there is no folder to resume from", wanted="a checkpoint_dir", fix="Give checkpoint_dir")
+    return checkpoint_dir
+

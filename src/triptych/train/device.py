@@ -1,0 +1,27 @@
+"""Where training runs."""
+
+from __future__ import annotations
+
+import torch
+
+from triptych.errors import ConfigError, nearest
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Find the device of a name: "cpu", "cuda", "cuda:1", or "auto" for CUDA where there is one.
+
+    Raises:
+        ConfigError: the name is unknown, or there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ConfigError(f"device '{name}'", wanted="auto, cpu, cuda or cuda:N", fix=nearest(name, ["cpu", "cuda", "auto"]))
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device '{name}', but torch sees {torch.cuda.device_count()} CUDA devices",
+            wanted="a device of this machine",
+            fix="Use --device cpu, or install a torch built for your GPU",
+        )
+    return torch.device(name)

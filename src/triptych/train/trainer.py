@@ -1,0 +1,284 @@
+"""The one training loop. It drives any stream of `Step`s and knows no model's name."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.errors import StorageError, TrainingError
+from triptych.models.base import Recommender, Step, Triplets
+from triptych.scorer import EmbeddingScorer
+from triptych.train.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
+from triptych.train.config import TrainConfig
+from triptych.train.sampler import TripletSampler
+
+Validate = Callable[[EmbeddingScorer], dict[str, float]]
+"""Measures a frozen model on the validation part."""
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch did.
+
+    Args:
+        epoch: counted from 1.
+        losses: mean of each named term over the epoch's steps.
+        valid: validation metrics, if this epoch was evaluated.
+        best: whether it is the best so far.
+        train_seconds: wall time of the epoch without evaluation.
+        eval_seconds: wall time of the evaluation.
+    """
+
+    epoch: int
+    losses: dict[str, float]
+    valid: dict[str, float] | None
+    best: bool
+    train_seconds: float
+    eval_seconds: float
+
+
+class Observer:
+    """Is told how training goes; the base class does nothing with it."""
+
+    def on_batch(self, epoch: int, done: int, n_batches: int) -> None:
+        """Hear that a batch is done."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Hear that an epoch is done."""
+
+
+@dataclass
+class Progress:
+    """How far training is: all of the loop's own state, so that a checkpoint can hold it."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_value: float = -1.0
+    evaluations_without_gain: int = 0
+    history: list[EpochRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came out: the model holds the weights of `best_epoch`.
+
+    Args:
+        best_epoch: the epoch with the best validation metric, counted from 1.
+        history: one record per epoch.
+        peak_memory_bytes: of the process (on CUDA, of the device's allocator).
+    """
+
+    best_epoch: int
+    history: list[EpochRecord]
+    peak_memory_bytes: int
+
+
+class Trainer:
+    """Trains a model until its validation metric no longer grows, and leaves it with its best weights.
+
+    Run it within `isolated_rng`: what a model draws comes from torch's default generators, whose
+    states the checkpoints hold.
+
+    Args:
+        model: on `device` already.
+        sampler: draws the batches.
+        validate: measures the model on the validation part.
+        config: how to train.
+        device: where.
+        checkpoint_dir: where to save; None saves nothing.
+        checkpoint_every: epochs between saves.
+        identity: what must be the same for a checkpoint to fit, such as settings, seed and data hash.
+        observer: is told of progress.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        sampler: TripletSampler,
+        validate: Validate,
+        config: TrainConfig,
+        *,
+        device: torch.device,
+        checkpoint_dir: Path | None = None,
+        checkpoint_every: int = 10,
+        identity: dict[str, Any] | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.model, self.sampler, self.validate, self.config = model, sampler, validate, config
+        self.device = device
+        self.checkpoint_dir, self.checkpoint_every = checkpoint_dir, checkpoint_every
+        self.identity = identity or {}
+        self.observer = observer or Observer()
+        self.progress = Progress()
+        self.best: Tensors = {}
+        self.optimizers = {
+            name: torch.optim.Adam(group.parameters, lr=config.learning_rate, fused=True, **group.options)
+            for name, group in model.optimizer_groups().items()
+        }
+
+    def run(self) -> TrainResult:
+        """Train to the end and put the best weights back into the model.
+
+        Raises:
+            TrainingError: a loss term is NaN or infinite; the message names the term, step and epoch.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        while self.progress.epoch < self.config.epochs and not self._out_of_patience():
+            record = self._run_epoch(self.progress.epoch + 1)
+            self.progress.epoch = record.epoch
+            self.progress.history.append(record)
+            self.observer.on_epoch(record)
+            if self.checkpoint_dir is not None and record.epoch % self.checkpoint_every == 0:
+                self.save(self.checkpoint_dir)
+        self.model.load_state_dict(self.best)
+        return TrainResult(self.progress.best_epoch, self.progress.history, self._peak_memory())
+
+    def _run_epoch(self, epoch: int) -> EpochRecord:
+        started = time.perf_counter()
+        losses = self._train_epoch(epoch)
+        trained = time.perf_counter()
+        last = epoch == self.config.epochs
+        if epoch % self.config.eval_every and not last:
+            return EpochRecord(epoch, losses, None, False, trained - started, 0.0)
+        valid = self.validate(self.model.scorer())
+        best = valid[self.config.metric] > self.progress.best_value
+        if best:
+            self.progress.best_epoch, self.progress.best_value = epoch, valid[self.config.metric]
+            self.progress.evaluations_without_gain = 0
+            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        else:
+            self.progress.evaluations_without_gain += 1
+        return EpochRecord(epoch, losses, valid, best, trained - started, time.perf_counter() - trained)
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        self.model.train()
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * self.config.lr_decay ** ((epoch - 1) / 50)
+        log = LossLog()
+        self._drive(self.model.epoch_steps(epoch), log)
+        n_batches = self.sampler.n_batches
+        for done, batch in enumerate(self.sampler.epoch(), start=1):
+            on_device = Triplets(*(part.to(self.device, non_blocking=True) for part in batch))
+            self._drive(self.model.batch_steps(on_device), log)
+            self.observer.on_batch(epoch, done, n_batches)
+        return log.means(epoch)
+
+    def _drive(self, steps: Iterable[Step], log: LossLog) -> None:
+        stream = iter(steps)
+        while True:
+            with self._autocast():
+                step = next(stream, None)
+                if step is None:
+                    return
+                total = torch.stack(list(step.losses.values())).sum()
+            optimizer = self.optimizers[step.group]
+            optimizer.zero_grad(set_to_none=not self.config.zero_missing_grads)
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            log.add(step.losses)
+
+    def _autocast(self) -> Any:
+        if self.config.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _out_of_patience(self) -> bool:
+        return self.progress.evaluations_without_gain > self.config.patience
+
+    def _peak_memory(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def save(self, folder: Path) -> None:
+        """Write all that training needs to go on as if it had never stopped."""
+        generators = {"sampler": self.sampler.generator.get_state(), "torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        state = {
+            "model": self.model.state_dict(),
+            "best": self.best,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "generators": generators,
+        }
+        tensors, nest = flatten(dict(state))
+        facts = {"identity": self.identity, "progress": asdict(self.progress), "state": nest}
+        save_checkpoint(folder, CHECKPOINT, tensors, facts)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            StorageError: there is no whole checkpoint, or it belongs to other settings, data or seed.
+        """
+        tensors, facts = load_checkpoint(folder, CHECKPOINT)
+        differing = [key for key in self.identity if self.identity[key] != facts["identity"].get(key)]
+        if differing:
+            raise StorageError(
+                f"the checkpoint in {folder} was written with another {' and '.join(differing)}",
+                wanted="the same " + ", ".join(self.identity),
+                fix="Resume with the settings it was begun with, or train into another folder",
+            )
+        state = unflatten(facts["state"], tensors)
+        self.model.load_state_dict(state["model"])
+        self.best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.sampler.generator.set_state(state["generators"]["sampler"])
+        torch.set_rng_state(state["generators"]["torch"])
+        if self.device.type == "cuda" and "cuda" in state["generators"]:
+            torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
+        history = [EpochRecord(**record) for record in facts["progress"].pop("history")]
+        self.progress = Progress(**facts["progress"], history=history)
+
+
+class LossLog:
+    """The loss terms of an epoch, kept on the device so that no step waits for a number."""
+
+    def __init__(self) -> None:
+        self._steps: defaultdict[tuple[str, ...], list[Tensor]] = defaultdict(list)
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Note the terms of one step."""
+        self._steps[tuple(losses)].append(torch.stack([term.detach().float() for term in losses.values()]))
+
+    def means(self, epoch: int) -> dict[str, float]:
+        """Average each term over the steps that had it.
+
+        Raises:
+            TrainingError: a term was NaN or infinite in some step.
+        """
+        means: dict[str, float] = {}
+        for names, steps in self._steps.items():
+            table = torch.stack(steps).double().cpu()  # (steps, terms)
+            bad = (~table.isfinite()).nonzero()
+            if len(bad):
+                step, term = bad[0].tolist()
+                raise TrainingError(
+                    f"loss term '{names[term]}' became {table[step, term].item()} in step {step + 1} of epoch {epoch}",
+                    wanted="finite losses",
+                    fix="Set a smaller learning_rate, or check the scale of the features",
+                )
+            means |= dict(zip(names, table.mean(dim=0).tolist(), strict=True))
+        return means
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's default generators inside a `with` block, and give them back as they were after it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
