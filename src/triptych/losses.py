@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,7 +28,5 @@ def embedding_norm(*rows: Tensor) -> Tensor:
     Args:
         rows: tensors of shape (B, D) each.
     """
-    total = rows[0].norm()
-    for more in rows[1:]:
-        total = total + more.norm()
-    return total / len(rows[-1])
+    norms: Tensor = torch.stack([part.norm() for part in rows])
+    return norms.sum() / len(rows[-1])

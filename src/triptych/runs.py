@@ -27,8 +27,25 @@ from triptych.data.interactions import RawId
 from triptych.data.split import Pairs, PartName, Split
 from triptych.errors import StorageError
 from triptych.evaluate.metrics import parse_metric
-from triptych.evaluate.ranking import Masked, Ranking, SeenItems, check_lengths, evaluate_ranking, rank_unseen, top_k
-from triptych.files import check_new_folder, checksums, new_folder, read_arrays, read_json, verify, write_arrays, write_json
+from triptych.evaluate.ranking import (
+    Masked,
+    Ranking,
+    SeenItems,
+    check_lengths,
+    evaluate_ranking,
+    rank_unseen,
+    top_k,
+)
+from triptych.files import (
+    check_new_folder,
+    checksums,
+    new_folder,
+    read_arrays,
+    read_json,
+    verify,
+    write_arrays,
+    write_json,
+)
 from triptych.models.base import ModelConfig, ModelInputs
 from triptych.models.registry import create_model, make_config, model_entry, model_entry_of
 from triptych.scorer import Embeddings, EmbeddingScorer
@@ -85,9 +102,9 @@ class RunRecord(BaseModel):
 
     def summary(self) -> dict[str, Any]:
         """Give the figures that the command line prints."""
-        keys = ("model", "data", "seed", "best_epoch", "valid", "test", "seconds_per_epoch", "seconds_per_evaluation",
-                "peak_memory_bytes", "protocol", "device")  # fmt: skip
-        return {**{key: getattr(self, key) for key in keys}, "epochs": len(self.history)}
+        figures = {"model", "data", "seed", "device", "best_epoch", "valid", "test", "protocol",
+                   "seconds_per_epoch", "seconds_per_evaluation", "peak_memory_bytes"}  # fmt: skip
+        return {**self.model_dump(mode="json", include=figures), "epochs": len(self.history)}
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,9 @@ class Run:
     split: Split
     weights: Mapping[str, Tensor]
 
-    def recommend(self, user_ids: Iterable[RawId], k: int = 10, *, exclude: Excluded = "all") -> list[Recommendation]:
+    def recommend(
+        self, user_ids: Iterable[RawId], k: int = 10, *, exclude: Excluded = "all"
+    ) -> list[Recommendation]:
         """List the best items for each user, leaving out those the user already has.
 
         A user without training interactions gets the most popular items, and `basis` says so.
@@ -166,7 +185,9 @@ class Run:
         for row, user_id in enumerate(self.split.data.users.ids[index].tolist()):
             known = bool(trained[row])
             row_scores, row_items = (part[row] for part in by_basis[known])
-            lists.append(Recommendation(user_id, "model" if known else "popular", self._scored(row_items, row_scores)))
+            lists.append(
+                Recommendation(user_id, "model" if known else "popular", self._scored(row_items, row_scores))
+            )
         return lists
 
     def similar(self, item_id: RawId, k: int = 10) -> list[ScoredItem]:
@@ -356,7 +377,9 @@ def load(path: str | Path) -> Run:
     record = RunRecord.model_validate(facts)
     data = Dataset.load(folder / "data")
     arrays = read_arrays(folder / "embeddings.safetensors")
-    weights = {name: torch.from_numpy(array) for name, array in read_arrays(folder / "model.safetensors").items()}
+    weights = {
+        name: torch.from_numpy(array) for name, array in read_arrays(folder / "model.safetensors").items()
+    }
     split = replace(Split.by_label(data), protocol=record.split)
     scorer = EmbeddingScorer(Embeddings(torch.from_numpy(arrays["users"]), torch.from_numpy(arrays["items"])))
     return Run(record, scorer, split, weights)
@@ -369,6 +392,7 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
 
 def _required(checkpoint_dir: Path | None) -> Path:
     if checkpoint_dir is None:
-        raise StorageError("there is no folder to resume from", wanted="a checkpoint_dir", fix="Give checkpoint_dir")
+        raise StorageError(
+            "there is no folder to resume from", wanted="a checkpoint_dir", fix="Give checkpoint_dir"
+        )
     return checkpoint_dir
-

@@ -22,31 +22,31 @@ PerUser = np.ndarray[Any, np.dtype[np.float64]]
 
 def recall(hits: Hits, n_relevant: Counts) -> PerUser:
     """Share of the relevant items that are in the list: hits / n."""
-    return hits.sum(axis=1) / n_relevant
+    return np.asarray(hits.sum(axis=1) / n_relevant)
 
 
 def precision(hits: Hits, n_relevant: Counts) -> PerUser:
     """Share of the list that is relevant: hits / K."""
-    return hits.sum(axis=1) / hits.shape[1]
+    return np.asarray(hits.mean(axis=1))
 
 
 def hit(hits: Hits, n_relevant: Counts) -> PerUser:
     """1 if any item of the list is relevant, else 0: the hit rate once averaged."""
-    return hits.any(axis=1).astype(np.float64)
+    return np.asarray(hits.any(axis=1), dtype=np.float64)
 
 
 def ndcg(hits: Hits, n_relevant: Counts) -> PerUser:
     """Gain 1 / log2(place + 1) of the hits, over that of the best list possible, which has min(n, K) hits."""
     discount = 1.0 / np.log2(np.arange(2, hits.shape[1] + 2))  # (K,)
     ideal = np.concatenate([[0.0], discount.cumsum()])
-    return (hits * discount).sum(axis=1) / ideal[np.minimum(n_relevant, hits.shape[1])]
+    return np.asarray(hits @ discount / ideal[np.minimum(n_relevant, hits.shape[1])])
 
 
 def average_precision(hits: Hits, n_relevant: Counts) -> PerUser:
     """Precision at the place of each hit, summed, over min(n, K); its mean over users is MAP."""
     places = np.arange(1, hits.shape[1] + 1)
     at_hit = hits * hits.cumsum(axis=1) / places
-    return at_hit.sum(axis=1) / np.minimum(n_relevant, hits.shape[1])
+    return np.asarray(at_hit.sum(axis=1) / np.minimum(n_relevant, hits.shape[1]))
 
 
 def reciprocal_rank(hits: Hits, n_relevant: Counts) -> PerUser:
@@ -72,7 +72,11 @@ def per_user(hits: Hits, n_relevant: Counts, k: Sequence[int]) -> dict[str, PerU
         n_relevant: (B,).
         k: list lengths, none above K.
     """
-    return {f"{name}@{length}": metric(hits[:, :length], n_relevant) for length in k for name, metric in METRICS.items()}
+    return {
+        f"{name}@{length}": metric(hits[:, :length], n_relevant)
+        for length in k
+        for name, metric in METRICS.items()
+    }
 
 
 def parse_metric(text: str) -> tuple[str, int]:

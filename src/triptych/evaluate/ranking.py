@@ -49,8 +49,9 @@ class Ranking:
         figures = "  ".join(f"{name} {value:.4f}" for name, value in self.mean().items())
         facts = self.protocol
         return (
-            f"{facts['part']}: {figures}\n({facts['users']:,} users, {facts['users_left_out']:,} without items left "
-            f"out; all items ranked, {facts['masked']} items masked)"
+            f"{facts['part']}: {figures}\n"
+            f"({facts['users']:,} users, {facts['users_left_out']:,} without items left out; "
+            f"all items ranked, {facts['masked']} items masked)"
         )
 
 
@@ -91,7 +92,9 @@ def evaluate_ranking(
     users = np.flatnonzero(n_relevant)
     mask_valid = masked == "train+valid" and part == "test"
     seen = SeenItems([split.train, split.valid] if mask_valid else [split.train], split.n_users)
-    wanted_keys = torch.from_numpy(wanted.user * split.n_items + wanted.item)  # ascending, as pairs are sorted
+    wanted_keys = torch.from_numpy(
+        wanted.user * split.n_items + wanted.item
+    )  # ascending, as pairs are sorted
     hits = np.empty((len(users), lengths[-1]), dtype=bool)
     for start in range(0, len(users), block_size):
         block = users[start : start + block_size]
@@ -132,7 +135,9 @@ class SeenItems:
         row = torch.repeat_interleave(torch.arange(len(users)), counts)
         within = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
         item = self._items[starts[row] + within]
-        return scores.index_put_((row.to(scores.device), item.to(scores.device)), scores.new_tensor(-torch.inf))
+        return scores.index_put_(
+            (row.to(scores.device), item.to(scores.device)), scores.new_tensor(-torch.inf)
+        )
 
 
 def rank_unseen(scorer: Scorer, users: Tensor, seen: SeenItems, k: int) -> tuple[Tensor, Tensor]:

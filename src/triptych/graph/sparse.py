@@ -50,7 +50,9 @@ class SparseGraph(nn.Module):
         self.n_cols = n_cols
         for name, tensor in (("offsets", offsets), ("indices", indices), ("values", values)):
             self.register_buffer(name, tensor, persistent=persistent)
-        for name, t_tensor in zip(("t_offsets", "t_indices", "t_values"), transpose or (None,) * 3, strict=True):
+        for name, t_tensor in zip(
+            ("t_offsets", "t_indices", "t_values"), transpose or (None,) * 3, strict=True
+        ):
             self.register_buffer(name, t_tensor, persistent=False)
 
     @classmethod
@@ -115,7 +117,9 @@ class SparseGraph(nn.Module):
     def to_dense(self) -> Tensor:
         """Spell out the (R, C) matrix; for small graphs and tests."""
         row, col, value = self.edges()
-        return torch.zeros(self.n_rows, self.n_cols, dtype=value.dtype, device=value.device).index_put_((row, col), value)
+        return torch.zeros(self.n_rows, self.n_cols, dtype=value.dtype, device=value.device).index_put_(
+            (row, col), value
+        )
 
     def multiply(self, x: Tensor) -> Tensor:
         """Compute A x without a gradient: (C, D) -> (R, D)."""
@@ -130,7 +134,9 @@ class SparseGraph(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take entries of another number than now, and the transpose that belongs to them."""
         if all(prefix + name in state_dict for name in ("offsets", "indices", "values")):
-            offsets, indices, values = (state_dict[prefix + name] for name in ("offsets", "indices", "values"))
+            offsets, indices, values = (
+                state_dict[prefix + name] for name in ("offsets", "indices", "values")
+            )
             device = self.offsets.device
             stored = SparseGraph(offsets, indices, values, self.n_cols, None)
             if not self.symmetric:
@@ -145,7 +151,7 @@ def spmm(graph: SparseGraph, x: Tensor) -> Tensor:
 
     The graph's values are constants. Cost: O(E D) time, nothing kept for the backward pass.
     """
-    return cast(Tensor, _Spmm.apply(x, graph))
+    return cast(Tensor, _Spmm.apply(x, graph))  # type: ignore[no-untyped-call]
 
 
 def propagate(graph: SparseGraph, x: Tensor, n_layers: int, combine: Combine = "mean") -> Tensor:
@@ -155,7 +161,7 @@ def propagate(graph: SparseGraph, x: Tensor, n_layers: int, combine: Combine = "
     leaves the division out; "last" is A^L x. Mean and sum are evaluated as x + A (x + A (x + ...)),
     so that no layer is kept, neither for the sum nor for the backward pass.
     """
-    return cast(Tensor, _Propagate.apply(x, graph, n_layers, combine))
+    return cast(Tensor, _Propagate.apply(x, graph, n_layers, combine))  # type: ignore[no-untyped-call]
 
 
 def propagate_layers(graph: SparseGraph, x: Tensor, n_layers: int) -> list[Tensor]:
@@ -186,7 +192,12 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         # The transpose of a polynomial in A is the same polynomial in A^T.
-        return _polynomial(ctx.graph.multiply_transposed, grads[0], ctx.n_layers, ctx.combine), None, None, None
+        return (
+            _polynomial(ctx.graph.multiply_transposed, grads[0], ctx.n_layers, ctx.combine),
+            None,
+            None,
+            None,
+        )
 
 
 def _polynomial(multiply: Any, x: Tensor, n_layers: int, combine: Combine) -> Tensor:
@@ -203,7 +214,12 @@ def _polynomial(multiply: Any, x: Tensor, n_layers: int, combine: Combine) -> Te
 def _gather_sum(offsets: Tensor, indices: Tensor, values: Tensor, x: Tensor) -> Tensor:
     # embedding_bag is the fastest sparse product torch has on a CPU, and also runs on CUDA.
     return F.embedding_bag(
-        indices, x.contiguous(), offsets, mode="sum", per_sample_weights=values.to(x.dtype), include_last_offset=True
+        indices,
+        x.contiguous(),
+        offsets,
+        mode="sum",
+        per_sample_weights=values.to(x.dtype),
+        include_last_offset=True,
     )
 
 

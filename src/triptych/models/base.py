@@ -134,6 +134,7 @@ class Recommender(nn.Module):
 
     def __init__(self, config: ModelConfig, inputs: ModelInputs) -> None:
         super().__init__()
+        self.config = config
         self.n_users, self.n_items = inputs.n_users, inputs.n_items
 
     def embeddings(self) -> Embeddings:

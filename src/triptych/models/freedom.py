@@ -16,16 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from pydantic import Field, PositiveFloat
-from torch import Tensor, nn
+from torch import Tensor
 
 from triptych.errors import ConfigError
 from triptych.graph.bipartite import bipartite_graph
 from triptych.graph.perturb import degree_weights, sample_edges
 from triptych.graph.sparse import SparseGraph, propagate
 from triptych.losses import bpr_loss
-from triptych.models.base import ContentConfig, Losses, ModelInputs, Recommender, Step, Triplets, batch_rows, pair_scores
+from triptych.models.base import (
+    ContentConfig,
+    Losses,
+    ModelInputs,
+    Recommender,
+    Step,
+    Triplets,
+    batch_rows,
+    pair_scores,
+)
 from triptych.models.registry import register
 from triptych.nn.content import FeatureBank, Projector
 from triptych.nn.embedding import NodeEmbedding
@@ -56,12 +64,12 @@ class FREEDOMConfig(ContentConfig):
 class FREEDOM(Recommender):
     """LightGCN's vectors plus those of alike items."""
 
+    config: FREEDOMConfig
     adj: SparseGraph
     item_adj: SparseGraph
 
     def __init__(self, config: FREEDOMConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
-        self.config = config
         modalities = inputs.choose_modalities(config.modalities)
         weights = config.modality_weights or default_weights(modalities)
         if set(weights) != set(modalities):
@@ -81,7 +89,7 @@ class FREEDOM(Recommender):
             self.features = FeatureBank(inputs.features, modalities, trainable=config.train_features)
             if not self.features.dims:
                 raise ConfigError(
-                    "feature_loss_weight is positive, but the data set gives its modalities as item graphs only",
+                    "feature_loss_weight is positive, but the modalities are given as item graphs only",
                     wanted="dense features for the per-modality loss",
                     fix="Set feature_loss_weight to 0, or prepare the data set with a features file",
                 )
@@ -113,7 +121,9 @@ class FREEDOM(Recommender):
 
     def _feature_loss(self, features: FeatureBank, modality: str, users: Tensor, batch: Triplets) -> Tensor:
         both = features.present(modality, batch.pos) & features.present(modality, batch.neg)
-        pos, neg = (self.project(modality, features.rows(modality, items[both])) for items in (batch.pos, batch.neg))
+        pos, neg = (
+            self.project(modality, features.rows(modality, items[both])) for items in (batch.pos, batch.neg)
+        )
         if not both.any():
             return users.sum() * 0.0  # nothing to compare in this batch
         users = users[both]

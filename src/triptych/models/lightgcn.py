@@ -13,7 +13,15 @@ from pydantic import Field
 
 from triptych.graph.sparse import SparseGraph, propagate
 from triptych.losses import bpr_loss, embedding_norm
-from triptych.models.base import Losses, ModelConfig, ModelInputs, Recommender, Triplets, batch_rows, pair_scores
+from triptych.models.base import (
+    Losses,
+    ModelConfig,
+    ModelInputs,
+    Recommender,
+    Triplets,
+    batch_rows,
+    pair_scores,
+)
 from triptych.models.registry import register
 from triptych.nn.embedding import NodeEmbedding
 from triptych.scorer import Embeddings
@@ -32,11 +40,11 @@ class LightGCNConfig(ModelConfig):
 class LightGCN(Recommender):
     """The mean of L + 1 layers of linear propagation."""
 
+    config: LightGCNConfig
     adj: SparseGraph
 
     def __init__(self, config: LightGCNConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
-        self.config = config
         self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, config.embedding_dim)
         self.register_graph("adj", inputs.graphs.bipartite("sym"))
 

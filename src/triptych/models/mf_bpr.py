@@ -12,7 +12,15 @@ from pydantic import Field
 from torch import nn
 
 from triptych.losses import bpr_loss, embedding_norm
-from triptych.models.base import Losses, ModelConfig, ModelInputs, Recommender, Triplets, batch_rows, pair_scores
+from triptych.models.base import (
+    Losses,
+    ModelConfig,
+    ModelInputs,
+    Recommender,
+    Triplets,
+    batch_rows,
+    pair_scores,
+)
 from triptych.models.registry import register
 from triptych.nn.embedding import NodeEmbedding
 from triptych.scorer import Embeddings
@@ -29,10 +37,13 @@ class MFBPRConfig(ModelConfig):
 class MFBPR(Recommender):
     """One vector per user and item, scored by their inner product."""
 
+    config: MFBPRConfig
+
     def __init__(self, config: MFBPRConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
-        self.config = config
-        self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, config.embedding_dim, nn.init.xavier_normal_)
+        self.nodes = NodeEmbedding(
+            inputs.n_users, inputs.n_items, config.embedding_dim, nn.init.xavier_normal_
+        )
 
     def embeddings(self) -> Embeddings:
         return self.nodes.split(self.nodes.weight)

@@ -46,7 +46,13 @@ class ModelEntry:
     def as_dict(self) -> dict[str, Any]:
         """Describe it in JSON values; "any" stands for any number of modalities by name."""
         modalities = ["any"] if self.kind == "content" else []
-        return {"name": self.name, "paper": self.paper, "year": self.year, "kind": self.kind, "modalities": modalities}
+        return {
+            "name": self.name,
+            "paper": self.paper,
+            "year": self.year,
+            "kind": self.kind,
+            "modalities": modalities,
+        }
 
 
 _REGISTRY: dict[str, ModelEntry] = {}

@@ -28,13 +28,16 @@ class VBPRConfig(ContentConfig):
     """Weight of the norm of user rows and fused item rows; MMRec searches 2, 1, 0.1 ... 1e-5."""
 
 
-@register("vbpr", VBPRConfig, paper="VBPR: Visual Bayesian Personalized Ranking (arXiv:1510.01784)", year=2016)
+@register(
+    "vbpr", VBPRConfig, paper="VBPR: Visual Bayesian Personalized Ranking (arXiv:1510.01784)", year=2016
+)
 class VBPR(Recommender):
     """A learned vector and a projection of the features, side by side, for each item."""
 
+    config: VBPRConfig
+
     def __init__(self, config: VBPRConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
-        self.config = config
         self.features = FeatureBank(inputs.features, inputs.choose_modalities(config.modalities))
         if not self.features.dims:
             raise ConfigError(
@@ -42,7 +45,9 @@ class VBPR(Recommender):
                 wanted="dense features for VBPR",
                 fix="Prepare the data set with a features file, or choose FREEDOM",
             )
-        self.users = nn.Parameter(nn.init.xavier_uniform_(torch.empty(inputs.n_users, 2 * config.embedding_dim)))
+        self.users = nn.Parameter(
+            nn.init.xavier_uniform_(torch.empty(inputs.n_users, 2 * config.embedding_dim))
+        )
         self.items = nn.Parameter(nn.init.xavier_uniform_(torch.empty(inputs.n_items, config.embedding_dim)))
         self.project = nn.Linear(sum(self.features.dims.values()), config.embedding_dim)
         nn.init.xavier_normal_(self.project.weight)

@@ -64,7 +64,9 @@ class Projector(nn.Module):
 
     def __init__(self, dims: Mapping[str, int], dim: int) -> None:
         super().__init__()
-        self.maps = nn.ModuleDict({_name(modality): nn.Linear(width, dim) for modality, width in dims.items()})
+        self.maps = nn.ModuleDict(
+            {_name(modality): nn.Linear(width, dim) for modality, width in dims.items()}
+        )
 
     def forward(self, modality: str, rows: Tensor) -> Tensor:
         """Project raw rows: (n, F) -> (n, D)."""
@@ -73,5 +75,5 @@ class Projector(nn.Module):
 
 
 def _name(modality: str) -> str:
-    # Module and buffer names may hold no dot, and must not meet a method's name, as "items" would.
-    return "of_" + modality.replace(".", "_")
+    # A modality may be called what a method of a module is called, such as "forward".
+    return "of_" + modality

@@ -49,5 +49,5 @@ class NodeEmbedding(nn.Module):
 
 
 def take_rows(matrix: Tensor, index: Tensor) -> Tensor:
-    """Pick rows: (N, D), (B,) -> (B, D). Its gradient is a scatter-add, far quicker than that of `matrix[index]`."""
+    """Pick rows, (N, D), (B,) -> (B, D), with a gradient far quicker than that of `matrix[index]`."""
     return matrix.index_select(0, index)

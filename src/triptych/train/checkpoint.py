@@ -58,7 +58,7 @@ def load_checkpoint(folder: Path, name: str) -> tuple[Tensors, dict[str, Any]]:
 
 
 def flatten(value: object, prefix: str = "") -> tuple[Tensors, Any]:
-    """Part a nest of dicts and lists into its tensors, by path, and the nest with their paths in their place."""
+    """Part nested dicts and lists into their tensors, by path, and the nest with paths in their place."""
     if isinstance(value, Tensor):
         return {prefix: value}, {"tensor": prefix}
     tensors: Tensors = {}

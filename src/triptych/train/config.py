@@ -33,7 +33,7 @@ class TrainConfig(BaseModel):
     eval_every: int = Field(1, gt=0)
     """Epochs between evaluations."""
     sampler: Literal["pairs", "users"] = "pairs"
-    """"pairs" visits every training pair once an epoch; "users" draws users first, as LATTICE's family does."""
+    """"pairs" visits every training pair once an epoch; "users" draws users first, as LATTICE does."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """"bf16" runs dense products in bfloat16 (autocast); embeddings and sums stay in float32."""
     zero_missing_grads: bool = False

@@ -17,7 +17,9 @@ def resolve_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ConfigError(f"device '{name}'", wanted="auto, cpu, cuda or cuda:N", fix=nearest(name, ["cpu", "cuda", "auto"]))
+        raise ConfigError(
+            f"device '{name}'", wanted="auto, cpu, cuda or cuda:N", fix=nearest(name, ["cpu", "cuda", "auto"])
+        )
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device '{name}', but torch sees {torch.cuda.device_count()} CUDA devices",

@@ -72,7 +72,7 @@ class TripletSampler:
         batch_size: B.
         negatives: items drawn for each pair, 0 or 1.
         mode: "pairs" or "users".
-        seed: of the sampler's own generator, so that models that draw numbers themselves see the same batches.
+        seed: of the sampler's own generator, so that all models of a seed see the same batches.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class TripletSampler:
             yield Triplets(user, pos, self._draw_negatives(user))
 
     def _draw_negatives(self, user: Tensor) -> Tensor:
-        """Draw an item for each user that the user did not choose: (n,) -> (n,), or (0,) if none are asked for."""
+        """Draw for each user an item the user did not choose, (n,) -> (n,); nothing if none are asked for."""
         if not self._negatives:
             return torch.empty(0, dtype=torch.int64)
         neg = self._draw(len(user))

@@ -6,7 +6,7 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,11 +186,11 @@ class Trainer:
                 total = torch.stack(list(step.losses.values())).sum()
             optimizer = self.optimizers[step.group]
             optimizer.zero_grad(set_to_none=not self.config.zero_missing_grads)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             optimizer.step()
             log.add(step.losses)
 
-    def _autocast(self) -> Any:
+    def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
@@ -267,8 +267,9 @@ class LossLog:
             bad = (~table.isfinite()).nonzero()
             if len(bad):
                 step, term = bad[0].tolist()
+                value = table[step, term].item()
                 raise TrainingError(
-                    f"loss term '{names[term]}' became {table[step, term].item()} in step {step + 1} of epoch {epoch}",
+                    f"loss term '{names[term]}' became {value} in step {step + 1} of epoch {epoch}",
                     wanted="finite losses",
                     fix="Set a smaller learning_rate, or check the scale of the features",
                 )
