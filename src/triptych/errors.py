@@ -54,7 +54,7 @@ class StorageError(TriptychError):
 
 
 class TrainingError(TriptychError):
-    """Training cannot go on: a loss is NaN or infinite."""
+    """Training went wrong: a loss is NaN or infinite, or the model scores with NaN."""
 
     exit_code = 3
 

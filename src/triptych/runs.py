@@ -37,7 +37,6 @@ from triptych.evaluate.ranking import (
     top_k,
 )
 from triptych.files import (
-    check_new_folder,
     checksums,
     new_folder,
     read_arrays,
@@ -383,11 +382,6 @@ def load(path: str | Path) -> Run:
     split = replace(Split.by_label(data), protocol=record.split)
     scorer = EmbeddingScorer(Embeddings(torch.from_numpy(arrays["users"]), torch.from_numpy(arrays["items"])))
     return Run(record, scorer, split, weights)
-
-
-def check_output(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse a place where `Run.save` could not write, before hours of training."""
-    check_new_folder(path, marker=RUN, overwrite=overwrite)
 
 
 def _required(checkpoint_dir: Path | None) -> Path:

@@ -102,7 +102,7 @@ def demo(
         f"\nTop 10 for user {result.user_id} by {result.best_model}",
         ["item", "title", "score", ""],
         [
-            (item.item_id, item.title, item.score or 0.0, "chosen later" if item.hit else "")
+            (str(item.item_id), item.title, item.score or 0.0, "chosen later" if item.hit else "")
             for item in result.recommendations[result.best_model]
         ],
     )
@@ -160,12 +160,13 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Read interactions and item content, filter, check, and write a data set folder."""
-    from triptych.data.dataset import check_output
+    from triptych.data.dataset import MANIFEST
     from triptych.data.prepare import prepare as prepare_dataset
     from triptych.data.readers import Columns
     from triptych.data.split import read_label_meaning
+    from triptych.files import check_new_folder
 
-    check_output(out_folder, overwrite=overwrite)
+    check_new_folder(out_folder, marker=MANIFEST, overwrite=overwrite)
     data = prepare_dataset(
         interactions,
         name=name or out_folder.resolve().name,
@@ -227,7 +228,8 @@ def train(
     """Train a model, choose its epoch on validation, measure it once on test, and save the run."""
     from triptych.cli.output import TrainingProgress
     from triptych.data.dataset import Dataset
-    from triptych.runs import check_output
+    from triptych.files import check_new_folder
+    from triptych.runs import RUN
     from triptych.runs import train as train_run
     from triptych.train.recipe import find_recipe, parse_settings
 
@@ -236,7 +238,7 @@ def train(
     model_config, train_config = recipe.configs()
     dataset = Dataset.load(data)
     folder = out_folder or Path("runs") / f"{recipe.model}-{dataset.name}-seed{seed}"
-    check_output(folder, overwrite=overwrite)
+    check_new_folder(folder, marker=RUN, overwrite=overwrite)
     checkpoints = folder.with_name(folder.name + ".checkpoint")
     if checkpoints.exists() and not (resume or overwrite):
         raise StorageError(
@@ -268,14 +270,10 @@ def train(
     print_table(
         f"{record.model} on {record.data}, seed {seed}: epoch {record.best_epoch} of {len(record.history)} "
         f"has the best {train_config.metric}",
-        ["part", *record.valid],
-        [
-            [part, *figures.values()]
-            for part, figures in (("valid", record.valid), ("test", record.test))
-            if figures
-        ],
-        notes=f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s an evaluation"
-        f", peak {record.peak_memory_bytes / 2**20:,.0f} MiB, on {record.device}. Saved: {folder}",
+        ["metric", "valid", "test"],
+        [[metric, value, record.test.get(metric)] for metric, value in record.valid.items()],
+        notes=f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s an evaluation, "
+        f"peak {record.peak_memory_bytes / 2**20:,.0f} MiB, on {record.device}. Saved: {folder}",
     )
 
 
@@ -315,8 +313,7 @@ def evaluate(
         f"{run.record.model} on {run.record.data}, {on}",
         ["metric", *(f"@{length}" for length in lengths)],
         [[name, *(means[f"{name}@{length}"] for length in lengths)] for name in names],
-        notes=f"{ranking.protocol['users']:,} users; {ranking.protocol['users_left_out']:,} without {on} items "
-        f"left out; all items ranked, {ranking.protocol['masked']} items masked.",
+        notes=str(ranking).splitlines()[-1],
     )
 
 
@@ -355,7 +352,7 @@ def recommend(
             f"User {entry.user_id}{basis}",
             ["place", "item", "title", "score"],
             [
-                (place, item.item_id, item.title or "", item.score)
+                (place, str(item.item_id), item.title or "", item.score)
                 for place, item in enumerate(entry.items, start=1)
             ],
         )
@@ -380,7 +377,7 @@ def similar(
         f"Items like {item}",
         ["place", "item", "title", "cosine"],
         [
-            (place, entry.item_id, entry.title or "", entry.score)
+            (place, str(entry.item_id), entry.title or "", entry.score)
             for place, entry in enumerate(items, start=1)
         ],
     )
@@ -428,37 +425,22 @@ def _show_dataset(data: Dataset, *, as_json: bool, where: Path) -> None:
         print_json(facts)
         return
     out.print(f"[bold]{data.name}[/] in {where}", highlight=False)
-    print_facts(
-        {
-            name: _in_words(value)
-            for name, value in facts.items()
-            if name not in ("name", "path", "modalities")
-        }
-    )
+    modalities, facts["density"] = facts.pop("modalities"), f"{facts['density']:.3%}"
+    print_facts({name: value for name, value in facts.items() if name not in ("name", "path")})
     rows = [
         (
             name,
-            modality["dim"] or "–",
-            modality["graph_edges"] or "–",
-            f"{modality['coverage']:.1%}",
-            modality["source"],
+            str(one["dim"] or "–"),
+            str(one["graph_edges"] or "–"),
+            f"{one['coverage']:.1%}",
+            one["source"],
         )
-        for name, modality in facts["modalities"].items()
+        for name, one in modalities.items()
     ]
     if rows:
         print_table(
             "\nItem content", ["modality", "columns", "graph edges", "items that have it", "source"], rows
         )
-
-
-def _in_words(value: object) -> object:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_in_words(inner)}" for name, inner in value.items()) or None
-    if isinstance(value, list):
-        return "; ".join(str(_in_words(inner)) for inner in value)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value
 
 
 def _modality_and_file(text: str) -> tuple[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -33,15 +33,17 @@ def print_error(error: TriptychError, *, as_json: bool) -> None:
         print_json({"error": facts})
         return
     err.print("[bold red]error:[/] ", end="")
-    for text in (f"found {error.found}", f"  wanted: {error.wanted}", f"  do: {error.fix}"):
+    for text in (error.found, f"  wanted: {error.wanted}", f"  to do:  {error.fix}"):
         err.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(
     title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]], notes: str = ""
 ) -> None:
-    """Print rows for people; numbers stand to the right, fractions with four places."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    """Print rows for people; numbers stand to the right, fractions with four places. Ids go in as text."""
+    if title:
+        out.print(title, style="bold", highlight=False, markup=False)
+    table = Table(header_style="bold", box=None, pad_edge=False)
     listed = [list(row) for row in rows]
     for place, column in enumerate(columns):
         numeric = bool(listed) and all(isinstance(row[place], int | float) for row in listed)
@@ -54,13 +56,32 @@ def print_table(
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Print names and values for people, one a line."""
-    print_table(None, ["", ""], [(name, _cell(value)) for name, value in facts.items()])
+    """Print names and values for people, one a line, and what a value consists of below it."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in _lines(facts):
+        table.add_row(name, value)
+    out.print(table)
+
+
+def _lines(facts: Mapping[str, object], indent: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in facts.items():
+        label = indent + (name.replace("_", " ") if name.islower() else name)
+        if isinstance(value, Mapping):
+            yield label, "" if value else "–"
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, list | tuple) and any(isinstance(part, Mapping) for part in value):
+            yield label, ""
+            for part in value:
+                yield from _lines(part, indent + "  ")
+        elif isinstance(value, list | tuple):
+            yield label, ", ".join(map(_cell, value)) or "–"
+        else:
+            yield label, _cell(value)
 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:,.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from triptych.data.interactions import IntArray, row_offsets
 from triptych.data.split import Pairs, PartName, Split
-from triptych.errors import ConfigError, DataError
+from triptych.errors import ConfigError, DataError, TrainingError
 from triptych.evaluate.metrics import PerUser, per_user
 from triptych.scorer import Scorer
 
@@ -78,7 +78,8 @@ def evaluate_ranking(
 
     Raises:
         ConfigError: a list length is below 1 or above the number of items.
-        DataError: the part is empty, or a score is NaN.
+        DataError: the part is empty.
+        TrainingError: a score is NaN.
     """
     lengths = check_lengths(k, split.n_items)
     wanted = split.pairs(part)
@@ -153,11 +154,11 @@ def rank_unseen(scorer: Scorer, users: Tensor, seen: SeenItems, k: int) -> tuple
         K items are unseen.
 
     Raises:
-        DataError: a score is NaN.
+        TrainingError: a score is NaN.
     """
     scores = scorer.score(users)
     if bool(scores.sum().isnan()) and bool(scores.isnan().any()):
-        raise DataError(
+        raise TrainingError(
             "the model scores some items with NaN",
             wanted="finite embeddings",
             fix="Train again with a smaller learning_rate, or check the features",
@@ -196,7 +197,7 @@ def check_lengths(k: Sequence[int], n_items: int) -> tuple[int, ...]:
     lengths = tuple(sorted(set(k)))
     if not lengths or lengths[0] < 1 or lengths[-1] > n_items:
         raise ConfigError(
-            f"list lengths k = {', '.join(map(str, k)) or 'none'}",
+            f"list lengths k = {', '.join(map(str, lengths)) or 'none'}",
             wanted=f"numbers from 1 to {n_items:,}, the size of the catalogue",
             fix="Choose a smaller k",
         )

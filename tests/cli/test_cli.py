@@ -1,0 +1,260 @@
+"""The command line from raw files to recommendations, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from triptych.cli.app import run
+from triptych.cli.output import sparkline
+from triptych.data.dataset import Dataset
+from triptych.testing import toy_dataset
+
+
+class Called:
+    """What one command line did."""
+
+    def __init__(self, status: int, stdout: str, stderr: str) -> None:
+        self.status, self.stdout, self.stderr = status, stdout, stderr
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.stdout)
+
+
+@pytest.fixture
+def call(capsys):
+    def call(*arguments: object) -> Called:
+        capsys.readouterr()
+        status = run([str(argument) for argument in arguments])
+        return Called(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A shop's export: sales, products, vectors."""
+    folder = tmp_path_factory.mktemp("export")
+    data = toy_dataset()
+    pairs = data.interactions
+    lines = ["customer,sku,stars,when"]
+    for n, (u, i) in enumerate(zip(data.users.ids[pairs.user], data.items.ids[pairs.item], strict=True)):
+        lines.append(f"{u},{i},{1 + n % 5},2024-01-{1 + n % 28:02d}")
+    (folder / "sales.csv").write_text("\n".join(lines) + "\n")
+    titles = "\n".join(f"{item},Thing {item}" for item in data.items.ids)
+    (folder / "products.csv").write_text(f"sku,name\n{titles}\n")
+    np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(files: Path) -> Path:
+    status = run(
+        ["prepare", str(files / "sales.csv"), "--user", "customer", "--item", "sku", "--rating", "stars",
+         "--timestamp", "when", "--items", str(files / "products.csv"), "--title", "name",
+         "--features", f"image={files / 'vectors.npy'}", "--out", str(files / "shop")]
+    )  # fmt: skip
+    assert status == 0
+    return files / "shop"
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path) -> Path:
+    out = prepared.parent / "run"
+    arguments = ["train", "freedom", prepared, "--set", "n_neighbors=2", "--set", "batch_size=16", "--epochs", 3,
+                 "--seed", 5, "-k", "2,5", "--set", "metric=recall@5", "--out", out, "--device", "cpu"]  # fmt: skip
+    assert run([str(argument) for argument in arguments]) == 0
+    return out
+
+
+def test_prepare_reads_everything(prepared: Path):
+    data = Dataset.load(prepared)
+    assert (data.name, data.n_users, data.n_items) == ("shop", 12, 10)
+    assert data.titles is not None
+    assert data.titles[3] == "Thing i003"
+    assert data.features["image"].dim == 6
+    assert data.interactions.timestamp is not None
+
+
+def test_every_command_prints_one_json_object(call, prepared: Path, trained: Path, tmp_path: Path):
+    for arguments, keys in [
+        (("describe", prepared), {"users", "items", "interactions", "modalities", "provenance"}),
+        (("models",), {"models"}),
+        (("doctor", trained), {"torch", "checked"}),
+        (("evaluate", trained, "-k", "2"), {"metrics", "protocol"}),
+        (("recommend", trained, "u001", "u002", "-k", "2"), {"recommendations", "excluded"}),
+        (("similar", trained, "i001", "-k", "2"), {"items"}),
+        (("train", "mf-bpr", prepared, "--epochs", 1, "-k", "2", "--set", "metric=recall@2", "--out", tmp_path / "r"),
+         {"model", "data", "seed", "best_epoch", "epochs", "valid", "test", "seconds_per_epoch", "seconds_per_evaluation",
+          "peak_memory_bytes", "run"}),
+        (("prepare", prepared.parent / "sales.csv", "--user", "customer", "--item", "sku", "--out", tmp_path / "d"),
+         {"users", "items", "provenance"}),
+    ]:  # fmt: skip
+        called = call(*arguments, "--json")
+        assert called.status == 0, called.stderr
+        assert keys <= called.json.keys()
+        text = call(*arguments, *(["--overwrite"] if arguments[0] in ("train", "prepare") else []))
+        assert text.status == 0
+        assert text.stdout.strip()
+        assert not text.stdout.lstrip().startswith("{")
+
+
+def test_models_json_names_what_there_is(call):
+    listed = {entry["name"]: entry for entry in call("models", "--json").json["models"]}
+    assert {"mf-bpr", "lightgcn", "vbpr", "freedom"} <= listed.keys()
+    assert listed["vbpr"] == {
+        "name": "vbpr", "paper": listed["vbpr"]["paper"], "year": 2016, "kind": "content", "modalities": ["any"],
+    }  # fmt: skip
+    assert listed["lightgcn"]["modalities"] == []
+
+
+def test_train_json_has_metrics_by_name(call, prepared: Path, tmp_path: Path):
+    answer = call("train", "lightgcn", prepared, "--epochs", 2, "--set", "metric=recall@2", "-k", "2,4", "--out",
+                  tmp_path / "r", "--json").json  # fmt: skip
+    assert answer["epochs"] == 2
+    assert 0 <= answer["test"]["recall@4"] <= 1
+    assert set(answer["valid"]) == set(answer["test"])
+    assert Path(answer["run"]) == tmp_path / "r"
+
+
+def test_recommend_and_similar_show_titles(call, trained: Path):
+    shown = call("recommend", trained, "u001", "-k", "2").stdout
+    assert "Thing i0" in shown
+    assert "User u001" in shown
+    assert "Thing i0" in call("similar", trained, "i001", "-k", "2").stdout
+
+
+def test_evaluate_writes_every_user(call, trained: Path, tmp_path: Path):
+    called = call("evaluate", trained, "-k", "2", "--per-user", tmp_path / "users.csv", "--json")
+    lines = (tmp_path / "users.csv").read_text().splitlines()
+    assert lines[0].startswith("user_id,recall@2,")
+    assert len(lines) - 1 == called.json["protocol"]["users"]
+    values = [float(line.split(",")[1]) for line in lines[1:]]
+    assert sum(values) / len(values) == pytest.approx(called.json["metrics"]["recall@2"])
+
+
+@pytest.mark.parametrize("kind", ["ratio", "leave-one-out", "time"])
+def test_train_splits_as_told(call, prepared: Path, tmp_path: Path, kind: str):
+    out = tmp_path / "r"
+    arguments = ("train", "mf-bpr", prepared, "--split", kind, "--epochs", 1, "-k", 2, "--set", "metric=recall@2")
+    called = call(*arguments, "--out", out, "--json")
+    assert called.status == 0, called.stdout
+    assert json.loads((out / "run.json").read_text())["split"]["kind"] == kind
+
+
+def test_resume_goes_on(call, prepared: Path, tmp_path: Path, monkeypatch):
+    from triptych.cli.output import TrainingProgress
+
+    arguments = ("train", "mf-bpr", prepared, "--epochs", 4, "-k", 2, "--set", "metric=recall@2", "--checkpoint-every", 1)
+    assert call(*arguments, "--out", tmp_path / "whole").status == 0
+    tell = TrainingProgress.on_batch
+
+    def stop(self, epoch, done, n_batches):
+        tell(self, epoch, done, n_batches)
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingProgress, "on_batch", stop)
+    assert call(*arguments, "--out", tmp_path / "cut").status == 130
+    monkeypatch.undo()
+    assert not (tmp_path / "cut").exists()
+    undecided = call(*arguments, "--out", tmp_path / "cut")
+    assert undecided.status == 2
+    assert "--resume" in undecided.stderr
+    assert call(*arguments, "--out", tmp_path / "cut", "--resume").status == 0
+    whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
+
+
+MISTAKES = [
+    (("train", "lightgnc", "{data}"), "Did you mean 'lightgcn'"),
+    (("train", "lightgcn", "{data}", "--set", "n_layer=2"), "Did you mean 'n_layers'"),
+    (("train", "lightgcn", "{data}", "--set", "n_layers=two"), "n_layers = 'two'"),
+    (("train", "lightgcn", "{data}", "--set", "n_layers"), "FIELD=VALUE"),
+    (("train", "lightgcn", "{data}", "--split", "label"), "has no split column"),
+    (("train", "lightgcn", "{data}", "--split", "tim"), "Did you mean 'time'"),
+    (("train", "lightgcn", "{data}", "--device", "cuda:77"), "--device cpu"),
+    (("train", "lightgcn", "{data}", "--set", "metric=recal@20"), "recal@20"),
+    (("train", "lightgcn", "{data}", "-k", "99"), "the size of the catalogue"),
+    (("train", "lightgcn", "{data}", "-k", "ten"), "list lengths 'ten'"),
+    (("train", "lightgcn", "{data}", "--resume", "-k", "2", "--set", "metric=recall@2"), "does not exist"),
+    (("train", "lightgcn", "{run}"), "is not a data set"),
+    (("train", "no.toml", "{data}"), "no recipe"),
+    (("evaluate", "{data}"), "is not a run"),
+    (("evaluate", "{run}", "--on", "tst"), "Did you mean 'test'"),
+    (("evaluate", "{run}", "--masked", "none"), "train or train+valid"),
+    (("recommend", "{run}", "u9999"), "user id 'u9999' is not in the data set"),
+    (("recommend", "{run}", "u001", "-k", "11"), "from 1 to 10"),
+    (("recommend", "{run}", "u001", "-k", "0"), "from 1 to 10"),
+    (("similar", "{run}", "i999", "-k", "2"), "item id 'i999'"),
+    (("doctor", "{empty}"), "neither"),
+    (("prepare", "{files}/none.csv", "--out", "{out}"), "none.csv"),
+    (("prepare", "{files}/sales.csv", "--out", "{out}"), "customer, sku, stars, when"),
+    (("prepare", "{files}/sales.csv", "--user", "customer", "--item", "sku", "--core", "99", "--out", "{out}"), "99-core"),
+    (("prepare", "{files}/sales.csv", "--user", "customer", "--item", "sku", "--features", "image", "--out", "{out}"),
+     "MODALITY=FILE"),
+    (("prepare", "{files}/sales.csv", "--user", "customer", "--item", "sku", "--rating", "when", "--out", "{out}"), "when"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(words)[:60] for words, _ in MISTAKES])
+def test_mistakes_are_answered_not_traced(call, prepared, trained, files, tmp_path: Path, arguments, message: str):
+    (tmp_path / "empty").mkdir()
+    places = {"data": prepared, "run": trained, "files": files, "out": tmp_path / "out", "empty": tmp_path / "empty"}
+    words = [word.format(**places) for word in arguments]
+    if words[0] == "train":
+        words += ["--out", str(tmp_path / "out")]
+    called = call(*words)
+    assert called.status == 2
+    assert message in " ".join(called.stderr.split())
+    assert "Traceback" not in called.stderr
+    assert called.stdout == ""
+    as_json = call(*words, "--json")
+    assert as_json.status == 2
+    assert {"type", "found", "wanted", "fix"} <= as_json.json["error"].keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"], "nothing half-written"
+
+
+def test_unknown_options_exit_with_2(call):
+    assert call("train", "--no-such-option").status == 2
+    assert "error" in call("train", "--no-such-option", "--json").json
+
+
+def test_divergence_is_a_failure_with_its_own_status(call, prepared: Path, tmp_path: Path):
+    called = call("train", "lightgcn", prepared, "--set", "learning_rate=1e30", "--set", "metric=recall@2", "-k", 2,
+                  "--out", tmp_path / "r")  # fmt: skip
+    assert called.status == 3
+    assert "NaN" in called.stderr  # the only step of epoch 1 was finite, its outcome was not
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "prepare", "describe", "train", "evaluate", "recommend", "similar", "models", "doctor"]
+)
+def test_every_command_has_help_with_an_example(call, command: str):
+    shown = call(command, "--help")
+    assert shown.status == 0
+    assert f"Example: triptych {command}" in " ".join(shown.stdout.split())
+    assert "--json" in shown.stdout
+
+
+def test_as_a_program_threads_are_set_before_torch_is_loaded():
+    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")}
+    program = "import sys; sys.argv = ['triptych', 'doctor', '--json']; from triptych.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    settings = json.loads(done.stdout)["environment"]
+    assert settings["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert settings["THP_MEM_ALLOC_ENABLE"] == "1"
+
+
+def test_sparkline():
+    assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"
+    assert sparkline([2.0, 2.0]) == "▁▁"

@@ -1,0 +1,165 @@
+"""A run from training to disk and back, and what it answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import triptych as tt
+from triptych.errors import ConfigError, DataError, StorageError, TrainingError, UnknownIdError
+from triptych.evaluate.ranking import evaluate_ranking
+from triptych.models.lightgcn import LightGCNConfig
+from triptych.runs import Run, load, train
+from triptych.scorer import Embeddings, EmbeddingScorer
+from triptych.testing import toy_dataset
+
+QUICK = tt.TrainConfig(epochs=3, batch_size=16, metric="recall@2")
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    split = tt.Split.by_ratio(toy_dataset(), rng=0)
+    return tt.train("lightgcn", split, seed=1, settings={"embedding_dim": 4}, config=QUICK, device="cpu", k=(2, 5))
+
+
+def test_the_hello_world_of_the_readme(tmp_path: Path):
+    data = toy_dataset()
+    data.save(tmp_path / "toy")
+    split = tt.Split.by_ratio(tt.Dataset.load(tmp_path / "toy"), rng=7)
+    run = tt.train("freedom", split, seed=7, settings={"n_neighbors": 2}, config=QUICK, k=(2,))
+    assert "recall@2" in str(tt.evaluate(run, on="test", k=(2, 4)))
+    assert len(run.recommend(["u003"], k=3)) == 1
+    run.save(tmp_path / "run")
+    assert tt.load(tmp_path / "run").record == run.record
+    assert tt.models.FREEDOMConfig(n_neighbors=3).n_neighbors == 3
+
+
+def test_record_holds_what_names_the_experiment(run: Run):
+    record = run.record
+    assert (record.model, record.seed, record.data) == ("lightgcn", 1, "toy")
+    assert record.model_settings == LightGCNConfig(embedding_dim=4).model_dump()
+    assert record.train_settings["batch_size"] == 16
+    assert record.data_hash == run.split.data.content_hash
+    assert record.split_hash == run.split.content_hash
+    assert record.split["train"] == len(run.split.train)
+    assert record.versions["torch"] == torch.__version__
+    assert len(record.history) == 3
+    assert record.valid == record.history[record.best_epoch - 1].valid
+    assert record.peak_memory_bytes > 1e7
+    assert json.loads(record.model_dump_json()) == record.model_dump(mode="json")
+
+
+def test_figures_are_those_of_the_evaluator(run: Run):
+    assert run.record.test == tt.evaluate(run, on="test", k=(2, 5)).mean()
+    assert run.record.protocol["masked"] == "train"
+
+
+def test_a_settings_object_is_as_good_as_a_name(run: Run):
+    again = train(LightGCNConfig(embedding_dim=4), run.split, seed=1, config=QUICK, device="cpu", k=(2, 5))
+    assert torch.equal(again.scorer.embeddings.users, run.scorer.embeddings.users)
+
+
+def test_recommendations_follow_the_scores_and_leave_known_items_out(run: Run):
+    users = run.split.data.users.ids.tolist()
+    data = run.split.data.interactions
+    scores = run.scorer.embeddings.users @ run.scorer.embeddings.items.T
+    for exclude in ("train", "train+valid", "all"):
+        for u, answer in enumerate(run.recommend(users, k=4, exclude=exclude)):
+            parts = {"train": [0], "train+valid": [0, 1], "all": [0, 1, 2]}[exclude]
+            known = set(data.item[(data.user == u) & np.isin(run.split.part, parts)].tolist())
+            order = [i for i in scores[u].argsort(descending=True, stable=True).tolist() if i not in known]
+            assert answer.user_id == users[u]
+            assert answer.basis == "model"
+            assert [item.item_id for item in answer.items] == run.split.data.items.ids[order[:4]].tolist()
+            assert [item.title for item in answer.items] == [f"Thing {i}" for i in order[:4]]
+
+
+def test_similar_items_are_the_nearest_by_cosine(run: Run):
+    items = torch.nn.functional.normalize(run.scorer.embeddings.items, dim=1)
+    cosine = items @ items[2]
+    order = [i for i in cosine.argsort(descending=True).tolist() if i != 2][:3]
+    answer = run.similar("i002", k=3)
+    assert [item.item_id for item in answer] == [f"i{i:03d}" for i in order]
+    assert answer[0].score == pytest.approx(float(cosine[order[0]]), abs=1e-6)
+
+
+def test_unknown_ids_and_impossible_lengths_are_refused(run: Run):
+    with pytest.raises(UnknownIdError, match="user id 'u03'"):
+        run.recommend(["u03"])
+    with pytest.raises(UnknownIdError, match="item id 'nothing'"):
+        run.similar("nothing", k=2)
+    with pytest.raises(ConfigError, match="list lengths"):
+        run.recommend(["u003"], k=11)
+    with pytest.raises(ConfigError, match="list lengths"):
+        run.similar("i001", k=10)
+    assert run.recommend([], k=3) == []
+
+
+def test_two_hundred_users_at_once_answer_as_each_alone(run: Run):
+    together = run.recommend(["u001"] * 200, k=3)
+    assert all(answer.items == run.recommend(["u001"], k=3)[0].items for answer in together[:3])
+
+
+def test_a_part_without_pairs_is_refused_or_left_out(run: Run):
+    nothing_to_choose_by = replace(run.split, part=np.where(run.split.part == 1, -1, run.split.part).astype(np.int8))
+    with pytest.raises(DataError, match="valid part of 'toy' is empty"):
+        train("mf-bpr", nothing_to_choose_by, config=QUICK, k=(2,))
+    no_test = replace(run.split, part=np.where(run.split.part == 2, -1, run.split.part).astype(np.int8))
+    assert train("mf-bpr", no_test, config=QUICK, k=(2,)).record.test == {}
+
+
+def test_test_labels_choose_nothing(run: Run):
+    """The epoch and the weights are the same whatever the test part holds."""
+    is_test = run.split.part == 2
+    emptied = replace(run.split, part=np.where(is_test, -1, run.split.part).astype(np.int8))
+    again = train(LightGCNConfig(embedding_dim=4), emptied, seed=1, config=QUICK, device="cpu", k=(2, 5))
+    assert again.record.best_epoch == run.record.best_epoch
+    assert torch.equal(again.scorer.embeddings.items, run.scorer.embeddings.items)
+
+
+def test_saving_over_something_else_is_refused(run: Run, tmp_path: Path):
+    run.save(tmp_path / "run")
+    with pytest.raises(StorageError, match="already exists"):
+        run.save(tmp_path / "run")
+    run.save(tmp_path / "run", overwrite=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious.txt").write_text("mine")
+    with pytest.raises(StorageError, match="not made by"):
+        run.save(tmp_path / "other", overwrite=True)
+    assert (tmp_path / "other" / "precious.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
+
+
+def test_damage_to_any_file_of_a_run_is_noticed(run: Run, tmp_path: Path):
+    run.save(tmp_path / "run")
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) >= 7
+    for path in files:
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(StorageError):
+            load(tmp_path / "run")
+        path.write_bytes(whole)
+    assert load(tmp_path / "run").record == run.record
+
+
+def test_a_run_of_another_schema_and_a_folder_that_is_none(run: Run, tmp_path: Path):
+    run.save(tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99', 1))
+    with pytest.raises(StorageError, match="schema version 99"):
+        load(tmp_path / "run")
+    with pytest.raises(StorageError, match="is not a run"):
+        load(tmp_path)
+
+
+def test_nan_embeddings_are_refused(run: Run):
+    users, items = run.scorer.embeddings
+    broken = EmbeddingScorer(Embeddings(users.clone().fill_(float("nan")), items))
+    with pytest.raises(TrainingError, match="NaN"):
+        evaluate_ranking(broken, run.split, "test", (2,))
