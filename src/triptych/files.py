@@ -40,7 +40,11 @@ def hash_arrays(*parts: object) -> str:
     """Hash arrays (dtype, shape and bytes), strings and numbers to 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
-        if isinstance(part, np.ndarray) and part.dtype != object:
+        if isinstance(part, np.ndarray) and part.dtype.kind == "U":
+            # not the bytes: their number depends on the longest string the array once held
+            digest.update(repr(part.tolist()).encode())
+        elif isinstance(part, np.ndarray):
+            assert part.dtype != object, "Python objects have no stable bytes"
             digest.update(f"{part.dtype.str}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).data)
         else:
@@ -55,6 +59,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
+    temporary.chmod(0o644)  # mkstemp makes files that only their owner may read
     try:
         write(temporary)
         _flush(temporary)
@@ -87,7 +92,12 @@ def new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterator[
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
             path.replace(old / path.name)
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except OSError:
+                (old / path.name).replace(path)
+                old.rmdir()
+                raise
             shutil.rmtree(old)
         else:
             temporary.replace(path)
@@ -165,7 +175,7 @@ def read_arrays(path: Path) -> Arrays:
         raise StorageError(f"{path} does not exist", wanted="a .safetensors file", fix="Check the path")
     try:
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, str(error)) from error
 
 

@@ -72,7 +72,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the shop and of training.")] = 7,
     noise: Annotated[
         float, typer.Option(help="Share of items with a wrong picture and text, 0 to 1.")
-    ] = 0.25,
+    ] = 0.1,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

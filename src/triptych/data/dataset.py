@@ -11,10 +11,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from triptych.data.features import ItemFeatures
+from triptych.data.features import ItemFeatures, check_modality
 from triptych.data.interactions import IdMap, Interactions, k_core
 from triptych.errors import DataError, ShapeError, StorageError
-from triptych.files import checksums, hash_arrays, new_folder, read_arrays, read_json, verify, write_arrays, write_json
+from triptych.files import (
+    checksums,
+    hash_arrays,
+    new_folder,
+    read_arrays,
+    read_json,
+    verify,
+    write_arrays,
+    write_json,
+)
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -47,10 +56,11 @@ class Dataset:
                 fix="Prepare the data set again",
             )
         for modality, features in self.features.items():
+            check_modality(modality)
             if features.n_items != n_items:
                 raise ShapeError(
-                    f"{modality} features have {features.n_items:,} rows, '{self.name}' has {n_items:,} items",
-                    wanted="one row per item",
+                    f"{modality} features have {features.n_items:,} rows",
+                    wanted=f"one for each of the {n_items:,} items of '{self.name}'",
                     fix="Run 'triptych prepare' again with features of these items",
                 )
 
@@ -60,7 +70,7 @@ class Dataset:
         return cls(name, interactions, pl.DataFrame({"item_id": interactions.items.ids}))
 
     @classmethod
-    def demo(cls, *, seed: int = 7, noise: float | Mapping[str, float] = 0.25) -> Dataset:
+    def demo(cls, *, seed: int = 7, noise: float | Mapping[str, float] = 0.1) -> Dataset:
         """Generate the built-in shop; see `triptych.data.demo`."""
         from triptych.data.demo import build_shop
 
@@ -128,20 +138,32 @@ class Dataset:
             "items": data.n_items,
             "interactions": len(data),
             "density": data.density,
-            "interactions_per_user": {"min": int(user_degree.min()), "median": float(np.median(user_degree)),
-                                      "max": int(user_degree.max())},
-            "interactions_per_item": {"min": int(item_degree.min()), "median": float(np.median(item_degree)),
-                                      "max": int(item_degree.max())},
+            "interactions_per_user": {
+                "min": int(user_degree.min()),
+                "median": float(np.median(user_degree)),
+                "max": int(user_degree.max()),
+            },
+            "interactions_per_item": {
+                "min": int(item_degree.min()),
+                "median": float(np.median(item_degree)),
+                "max": int(item_degree.max()),
+            },
             "ratings": data.rating is not None,
             "timestamps": data.timestamp is not None,
-            "labels": None if data.label is None else {
+            "labels": None
+            if data.label is None
+            else {
                 part: int((data.label == code).sum())
                 for part, code in (("train", 0), ("valid", 1), ("test", 2), ("left_out", -1))
             },
             "item_columns": self.item_table.columns,
             "modalities": {
-                name: {"dim": features.dim, "graph_edges": None if features.graph is None else len(features.graph),
-                       "coverage": features.coverage, "source": features.source}
+                name: {
+                    "dim": features.dim,
+                    "graph_edges": None if features.graph is None else len(features.graph),
+                    "coverage": features.coverage,
+                    "source": features.source,
+                }
                 for name, features in self.features.items()
             },
         }
@@ -158,8 +180,13 @@ class Dataset:
     def write_into(self, folder: Path) -> None:
         """Write the files of a data set into an existing folder, the manifest last."""
         data = self.interactions
-        columns = {"user": data.user, "item": data.item, "rating": data.rating, "timestamp": data.timestamp,
-                   "label": data.label}
+        columns = {
+            "user": data.user,
+            "item": data.item,
+            "rating": data.rating,
+            "timestamp": data.timestamp,
+            "label": data.label,
+        }
         known = {name: column for name, column in columns.items() if column is not None}
         pl.DataFrame(known).write_parquet(folder / "interactions.parquet")
         pl.DataFrame({"user_id": data.users.ids}).write_parquet(folder / "users.parquet")
@@ -199,10 +226,22 @@ class Dataset:
                 wanted=f"version {SCHEMA_VERSION} of triptych.dataset",
                 fix="Prepare the data set again with this version of Triptych",
             )
-        verify(folder, manifest["files"])
-        item_table = pl.read_parquet(folder / "items.parquet")
-        users = pl.read_parquet(folder / "users.parquet")["user_id"]
-        table = pl.read_parquet(folder / "interactions.parquet")
+        try:
+            verify(folder, manifest["files"])
+            return cls._read(folder, manifest)
+        except (KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
+            raise StorageError(
+                f"{folder / MANIFEST} does not describe a whole data set: {error!r}",
+                wanted="the manifest as Triptych wrote it",
+                fix="Restore the folder from a copy, or prepare the data set again",
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: Path, manifest: dict[str, Any]) -> Dataset:
+        # glob=False: a folder may be called "data[1]"
+        item_table = pl.read_parquet(folder / "items.parquet", glob=False)
+        users = pl.read_parquet(folder / "users.parquet", glob=False)["user_id"]
+        table = pl.read_parquet(folder / "interactions.parquet", glob=False)
         optional = {
             name: table[name].to_numpy() if name in table.columns else None
             for name in ("rating", "timestamp", "label")
@@ -225,21 +264,29 @@ def id_array(column: pl.Series) -> np.ndarray[Any, Any]:
     """Turn a column of raw ids into an int64 or str array.
 
     Raises:
-        DataError: an id is missing, or the column holds something other than integers or strings.
+        DataError: an id is missing, empty, or cannot be told from another, or the column holds
+            something other than integers of 64 bits or strings.
     """
-    if column.null_count():
-        at = int(column.is_null().arg_max() or 0)
+    if column.dtype.is_integer():
+        ids = column.cast(pl.Int64, strict=False)
+        bad = ids.is_null()
+    elif column.dtype in (pl.String, pl.Categorical, pl.Enum):
+        ids = column.cast(pl.String)
+        # numpy drops NUL characters at the end of a string
+        bad = (
+            ids.is_null() | (ids == "").fill_null(value=True) | ids.str.ends_with("\0").fill_null(value=True)
+        )
+    else:
         raise DataError(
-            f"column '{column.name}' has {column.null_count():,} empty ids, the first in data row {at + 1}",
+            f"column '{column.name}' holds {column.dtype} values",
+            wanted="integer or string ids",
+            fix="Choose another column for the ids, or convert it",
+        )
+    if bad.any():
+        at = int(bad.arg_max() or 0)
+        raise DataError(
+            f"column '{column.name}' has {int(bad.sum()):,} empty or bad ids, first in data row {at + 1}",
             wanted="an id in every row",
             fix="Fill or remove these rows",
         )
-    if column.dtype.is_integer():
-        return column.cast(pl.Int64).to_numpy()
-    if column.dtype in (pl.String, pl.Categorical, pl.Enum):
-        return np.asarray(column.cast(pl.String).to_list(), dtype=np.str_)
-    raise DataError(
-        f"column '{column.name}' holds {column.dtype} values",
-        wanted="integer or string ids",
-        fix="Choose another column for the ids, or convert it",
-    )
+    return ids.to_numpy() if ids.dtype == pl.Int64 else np.asarray(ids.to_list(), dtype=np.str_)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from triptych.data.interactions import BoolArray, IntArray, row_offsets
-from triptych.errors import DataError, ShapeError
+from triptych.errors import ConfigError, DataError, ShapeError
 from triptych.files import Arrays, hash_arrays
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
@@ -111,7 +111,9 @@ class ItemFeatures:
             _check_values(self.values, self.present)
 
     @classmethod
-    def dense(cls, values: np.ndarray[Any, Any], present: BoolArray | None = None, source: str = "") -> ItemFeatures:
+    def dense(
+        cls, values: np.ndarray[Any, Any], present: BoolArray | None = None, source: str = ""
+    ) -> ItemFeatures:
         """Take a dense matrix; rows of absent items are set to zero, whatever they held.
 
         Raises:
@@ -180,13 +182,51 @@ class ItemFeatures:
         """
         if "present" not in arrays:
             raise DataError(
-                f"features with the arrays {sorted(arrays)}", wanted="an array 'present'", fix="Prepare them again"
+                f"features with the arrays {sorted(arrays)}",
+                wanted="an array 'present'",
+                fix="Prepare them again",
             )
         present = arrays["present"].astype(bool)
         graph = None
         if {"row", "col", "weight"} <= arrays.keys():
             graph = ItemGraph.from_edges(arrays["row"], arrays["col"], arrays["weight"], len(present))
         return cls(present=present, values=arrays.get("values"), graph=graph, source=source)
+
+
+def combine(modality: str, first: ItemFeatures, second: ItemFeatures) -> ItemFeatures:
+    """Join the dense rows and the item graph of one modality; an item present in either is present.
+
+    Raises:
+        ConfigError: both hold dense rows, or both a graph.
+    """
+    for what in ("values", "graph"):
+        if getattr(first, what) is not None and getattr(second, what) is not None:
+            raise ConfigError(
+                f"two {'dense files' if what == 'values' else 'graphs'} for {modality}: "
+                f"{first.source} and {second.source}",
+                wanted="at most one dense file and one graph for a modality",
+                fix="Leave one out, or give them two names",
+            )
+    return ItemFeatures(
+        present=first.present | second.present,
+        values=first.values if second.values is None else second.values,
+        graph=first.graph if second.graph is None else second.graph,
+        source=f"{first.source} + {second.source}",
+    )
+
+
+def check_modality(name: str) -> None:
+    """Refuse a name of a modality that cannot be a file's or a module's name.
+
+    Raises:
+        ConfigError: it is no plain word.
+    """
+    if not name.isidentifier():
+        raise ConfigError(
+            f"the modality name {name!r}",
+            wanted="a word of letters, digits and underscores",
+            fix="Use image, text or audio, for example",
+        )
 
 
 def _check_values(values: Matrix, present: BoolArray) -> None:
@@ -200,7 +240,7 @@ def _check_values(values: Matrix, present: BoolArray) -> None:
     if not finite.all():
         bad = np.flatnonzero(~finite)
         raise DataError(
-            f"features hold NaN, infinity or numbers beyond float32 in {len(bad):,} rows, the first is row {bad[0]}",
+            f"features hold NaN, infinity or numbers beyond float32 in {len(bad):,} rows, first row {bad[0]}",
             wanted="finite numbers",
             fix="Repair these rows, or leave these items out of the file so that they count as missing",
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from triptych.errors import DataError, UnknownIdError, nearest
+from triptych.errors import DataError, ShapeError, UnknownIdError, nearest
 from triptych.files import hash_arrays
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
@@ -18,6 +19,9 @@ BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 LabelArray = np.ndarray[Any, np.dtype[np.int8]]
 
 RawId = str | int
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 TRAIN, VALID, TEST, LEFT_OUT = 0, 1, 2, -1
 """The parts of a split, as an int8 label on each interaction."""
@@ -50,14 +54,18 @@ class IdMap:
         """
         return np.array([self._index_of(raw) for raw in raw_ids], dtype=np.int64)
 
+    def find(self, raw_ids: Iterable[RawId]) -> IntArray:
+        """Look up raw ids as `index` does, but give -1 for those that are not in the map."""
+        return np.array([self._index.get(self._key(raw), -1) for raw in raw_ids], dtype=np.int64)
+
+    def _key(self, raw: RawId) -> RawId:
+        """Spell an id as the map does; "007" is no way to write 7."""
+        if not np.issubdtype(self.ids.dtype, np.integer):
+            return str(raw)
+        return int(raw) if isinstance(raw, str) and _INTEGER.fullmatch(raw.strip()) else raw
+
     def _index_of(self, raw: RawId) -> int:
-        key: RawId = raw
-        if np.issubdtype(self.ids.dtype, np.integer):
-            if isinstance(raw, str) and raw.strip().lstrip("-").isdigit():
-                key = int(raw)
-        else:
-            key = str(raw)
-        found = self._index.get(key)
+        found = self._index.get(self._key(raw))
         if found is None:
             known = [str(known) for known in self.ids.tolist()]
             raise UnknownIdError(
@@ -141,8 +149,20 @@ class Interactions:
             label: (n,) parts of a given split.
 
         Raises:
-            DataError: there are no rows, or a repeated pair carries two different labels.
+            DataError: there are no rows, ids are neither integers nor strings, or a repeated pair
+                carries two different labels.
+            ShapeError: the columns differ in length.
         """
+        user_ids, item_ids = _as_ids(user_ids, "user"), _as_ids(item_ids, "item")
+        lengths = {
+            len(column) for column in (user_ids, item_ids, rating, timestamp, label) if column is not None
+        }
+        if len(lengths) > 1:
+            raise ShapeError(
+                f"columns of interactions with lengths {sorted(lengths)}",
+                wanted="one length",
+                fix="Give one value per interaction in each",
+            )
         if len(user_ids) == 0:
             raise DataError(
                 "there are no interactions",
@@ -227,12 +247,24 @@ def row_offsets(rows: IntArray, n_rows: int) -> IntArray:
     return offsets
 
 
-def _at(values: Any, index: Any) -> Any:
+def _as_ids(raw_ids: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
+    """Bring raw ids to int64 or str, so that equal ids have equal bytes wherever they came from."""
+    ids = np.asarray(raw_ids)
+    if ids.dtype.kind in "iu":
+        return ids.astype(np.int64)
+    if ids.dtype.kind == "U" or (ids.dtype == object and all(isinstance(raw, str) for raw in ids)):
+        return ids.astype(np.str_)
+    raise DataError(f"{kind} ids of type {ids.dtype}", wanted="integers or strings", fix="Convert the ids")
+
+
+def _at(
+    values: np.ndarray[Any, np.dtype[Scalar]] | None, index: IntArray | BoolArray
+) -> np.ndarray[Any, np.dtype[Scalar]] | None:
     return None if values is None else values[index]
 
 
 def _refuse_two_labels(
-    label: LabelArray, first: BoolArray, user_ids: Sequence[RawId], item_ids: Sequence[RawId]
+    label: LabelArray, first: BoolArray, user_ids: np.ndarray[Any, Any], item_ids: np.ndarray[Any, Any]
 ) -> None:
     """Refuse labels (sorted by pair, `first` marking each pair's first row) that differ within a pair."""
     label_of_pair = label[first][np.cumsum(first) - 1]
@@ -240,8 +272,8 @@ def _refuse_two_labels(
     if len(clash):
         at = clash[0]
         raise DataError(
-            f"user {user_ids[at]!r} and item {item_ids[at]!r} are listed in two parts of the split "
-            f"({len(clash):,} such rows)",
+            f"user {user_ids[at].item()!r} and item {item_ids[at].item()!r} are listed in two parts "
+            f"of the split ({len(clash):,} such rows)",
             wanted="each pair in one of train, valid and test",
             fix="Remove the repeated rows, or leave the label column out and let Triptych split",
         )

@@ -16,8 +16,8 @@ from triptych.data.interactions import (
     TRAIN,
     VALID,
     FloatArray,
-    Interactions,
     IntArray,
+    Interactions,
     LabelArray,
     row_offsets,
 )
@@ -217,7 +217,9 @@ def read_label_meaning(text: str) -> dict[str, int]:
         meaning[label] = PARTS[part]
     if TRAIN not in meaning.values():
         raise ConfigError(
-            f"the label meaning {text!r} names no train label", wanted="a label for train", fix="Add LABEL=train"
+            f"the label meaning {text!r} names no train label",
+            wanted="a label for train",
+            fix="Add LABEL=train",
         )
     return meaning
 

@@ -1,0 +1,1 @@
+"""Results for people: pages and tables made from what runs recorded."""

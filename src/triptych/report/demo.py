@@ -1,0 +1,185 @@
+"""The built-in shop from end to end: generate, train, compare, recommend, and show it on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from triptych.report.page import ShownItem, write_demo_page
+
+from triptych.data.demo import DemoShop, build_shop
+from triptych.data.interactions import LEFT_OUT, TEST
+from triptych.data.split import Split
+from triptych.evaluate.ranking import evaluate_ranking
+from triptych.files import new_folder
+from triptych.runs import Run, train
+from triptych.train.config import TrainConfig
+from triptych.train.trainer import Observer
+
+MODELS = ("lightgcn", "vbpr", "freedom")
+TRAINING = TrainConfig(batch_size=256, learning_rate=2e-3, patience=15, epochs=200)
+"""A small shop wants small batches."""
+SPARSE_AT_MOST = 5
+"""Training interactions of an item that counts as sparse."""
+
+ShowProgress = Callable[[str, int, str], AbstractContextManager[Observer]]
+"""Makes something that shows a training, from the model's name, its epochs and the metric watched."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found out.
+
+    Args:
+        facts: counts of the shop.
+        comparison: per model, its name and its test figures.
+        metrics: the names of the figures.
+        user_id: whose lists are shown: the user with most test items.
+        history: what that user chose.
+        recommendations: model -> the user's top 10.
+        best_model: the one with the best validation recall@20.
+        sparse_below: items with at most so many training interactions count as sparse.
+        folder: where it all is.
+    """
+
+    facts: Mapping[str, Any]
+    comparison: Sequence[Mapping[str, Any]]
+    metrics: tuple[str, ...]
+    user_id: str
+    history: Sequence[ShownItem]
+    recommendations: Mapping[str, Sequence[ShownItem]]
+    best_model: str
+    sparse_below: int
+    folder: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it in JSON values, without the pictures."""
+        return {
+            "facts": dict(self.facts),
+            "comparison": [dict(row) for row in self.comparison],
+            "user_id": self.user_id,
+            "history": [_plain(item) for item in self.history],
+            "recommendations": {
+                model: [_plain(item) for item in items] for model, items in self.recommendations.items()
+            },
+            "best_model": self.best_model,
+            "page": str(self.folder / "index.html"),
+        }
+
+
+def run_demo(
+    folder: Path,
+    *,
+    seed: int,
+    noise: float,
+    overwrite: bool = False,
+    progress: ShowProgress,
+    config: TrainConfig = TRAINING,
+) -> DemoResult:
+    """Carry the demo out and write `folder` whole: `data/`, `runs/MODEL/` and `index.html`.
+
+    Args:
+        folder: to make.
+        seed: of the shop, the split and the trainings.
+        noise: share of items whose picture and text are another's, in [0, 1].
+        overwrite: replace an earlier demo there.
+        progress: shows each training.
+        config: how to train.
+
+    Raises:
+        StorageError: something else is in that place.
+    """
+    with new_folder(folder, marker="index.html", overwrite=overwrite) as place, _one_thread():
+        shop = build_shop(seed=seed, noise=noise)
+        data = shop.dataset()
+        data.save(place / "data")
+        split = Split.by_ratio(data, rng=seed)
+        runs: dict[str, Run] = {}
+        for model in MODELS:
+            with progress(model, config.epochs, config.metric) as observer:
+                runs[model] = train(
+                    model, split, seed=seed, config=config, masked="train+valid", observer=observer
+                )
+            runs[model].save(place / "runs" / model)
+        comparison = [_figures(model, run) for model, run in runs.items()]
+        user = int(np.bincount(split.test.user, minlength=split.n_users).argmax())
+        user_id = str(data.users.ids[user])
+        result = DemoResult(
+            facts={"users": data.n_users, "items": data.n_items, "interactions": len(data.interactions),
+                   "noise": noise, "seed": seed},
+            comparison=comparison,
+            metrics=tuple(name for name in comparison[0] if name != "model"),
+            user_id=user_id,
+            history=[_shown(shop, item) for item in split.train.item[split.train.user == user].tolist()],
+            recommendations={model: _top_items(shop, run, user) for model, run in runs.items()},
+            best_model=max(runs, key=lambda model: runs[model].record.valid[config.metric]),
+            sparse_below=SPARSE_AT_MOST,
+            folder=folder,
+        )  # fmt: skip
+        write_demo_page(
+            place / "index.html",
+            comparison=comparison,
+            history=result.history,
+            recommendations=result.recommendations,
+            user_id=user_id,
+            facts=result.facts,
+        )
+    return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread: on tensors as small as the shop's, more of them mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def sparse_test(split: Split, at_most: int = SPARSE_AT_MOST) -> Split:
+    """Keep of the test part only the items with few training interactions; the rest is left out."""
+    degree = np.bincount(split.train.item, minlength=split.n_items)
+    popular = (split.part == TEST) & (degree[split.data.interactions.item] > at_most)
+    return replace(split, part=np.where(popular, LEFT_OUT, split.part).astype(np.int8))
+
+
+def _figures(model: str, run: Run) -> dict[str, Any]:
+    test = run.record.test
+    sparse = evaluate_ranking(run.scorer, sparse_test(run.split), "test", (20,), masked="train+valid").mean()
+    return {
+        "model": model,
+        **{name: test[name] for name in ("recall@10", "recall@20", "ndcg@20")},
+        "sparse recall@20": sparse["recall@20"],
+        "epochs": len(run.record.history),
+        "seconds": sum(epoch.train_seconds + epoch.eval_seconds for epoch in run.record.history),
+    }
+
+
+def _top_items(shop: DemoShop, run: Run, user: int) -> list[ShownItem]:
+    split = run.split
+    chosen_later = set(split.test.item[split.test.user == user].tolist())
+    (answer,) = run.recommend([str(split.data.users.ids[user])], k=10, exclude="train+valid")
+    index = split.data.items.index([item.item_id for item in answer.items]).tolist()
+    return [
+        replace(_shown(shop, item), score=listed.score, hit=item in chosen_later)
+        for item, listed in zip(index, answer.items, strict=True)
+    ]
+
+
+def _shown(shop: DemoShop, item: int) -> ShownItem:
+    row = shop.item_table.row(item, named=True)
+    subtitle = " · ".join(str(row[name]) for name in ("category", "price") if row.get(name) is not None)
+    return ShownItem(
+        item_id=row["item_id"], title=row["title"], subtitle=subtitle, score=None, picture=shop.picture(item)
+    )
+
+
+def _plain(item: ShownItem) -> dict[str, Any]:
+    return {"item_id": item.item_id, "title": item.title, "score": item.score, "hit": item.hit}

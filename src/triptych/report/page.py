@@ -1,0 +1,117 @@
+"""The page of the demo: one HTML file with everything in it, to be opened, mailed or kept."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import numbers
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from triptych.files import write_atomic
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LARGEST_SIDE = 256  # pixels; pictures are shown smaller than this
+
+
+@dataclass(frozen=True)
+class ShownItem:
+    """One item as a card.
+
+    Args:
+        item_id: raw id.
+        title: its title.
+        subtitle: a second, quieter line; may be empty.
+        score: what the model gave it, or None where no model is asked.
+        picture: of any size and mode, or None, which shows a placeholder.
+        hit: the user did choose it later.
+    """
+
+    item_id: str
+    title: str
+    subtitle: str
+    score: float | None
+    picture: Image.Image | None
+    hit: bool = False
+
+
+def write_demo_page(
+    path: Path,
+    *,
+    comparison: Sequence[Mapping[str, object]],
+    history: Sequence[ShownItem],
+    recommendations: Mapping[str, Sequence[ShownItem]],
+    user_id: str,
+    facts: Mapping[str, object],
+) -> None:
+    """Write the page, whole or not at all. It needs no network, no script and no other file.
+
+    Args:
+        path: the HTML file to make or replace.
+        comparison: one row per model, its name under "model"; the best figure of each metric, which is a
+            column with "@" in its name, is set in bold.
+        history: what the user chose.
+        recommendations: model -> what it lists for the user, best first.
+        user_id: the user.
+        facts: label -> what there is to say about the shop.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.loader = jinja2.PackageLoader("triptych.report")
+    columns = list(dict.fromkeys(name for row in comparison for name in row))
+    page = environment.get_template("demo.html").render(
+        facts={name.replace("_", " "): _in_words(value) for name, value in facts.items()},
+        columns=columns,
+        rows=[[_cell(row.get(name), name, comparison) for name in columns] for row in comparison],
+        history=[_card(item) for item in history],
+        recommendations={model: [_card(item) for item in items] for model, items in recommendations.items()},
+        user_id=user_id,
+        user_argument=shlex.quote(user_id),
+        item_argument=shlex.quote(history[0].item_id) if history else "ITEM",
+    )
+    write_atomic(path, lambda file: file.write_text(page, encoding="utf-8"))
+
+
+def _cell(value: object, name: str, comparison: Sequence[Mapping[str, object]]) -> tuple[str, bool]:
+    """Word one cell of the comparison, and say whether it is the best of its column."""
+    if "@" not in name or not _is_number(value):
+        return _in_words(value), False
+    best = max(float(str(row[name])) for row in comparison if _is_number(row.get(name)))
+    figure = float(str(value))
+    return f"{figure:.4f}", figure == best
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not math.isnan(value)
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return f"{int(value):,}"
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "–" if value is None else str(value)
+
+
+def _card(item: ShownItem) -> dict[str, object]:
+    shown = {name: value for name, value in vars(item).items() if name != "picture"}
+    return shown | {"source": None if item.picture is None else _data_uri(item.picture)}
+
+
+def _data_uri(picture: Image.Image) -> str:
+    """Put a picture, made no larger than the page shows it, into a data: address."""
+    from PIL import ImageOps, features
+
+    small = ImageOps.exif_transpose(picture).convert("RGBA")
+    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    file_format = "WEBP" if features.check("webp") else "PNG"
+    file = io.BytesIO()
+    small.save(file, file_format, quality=85)
+    return f"data:image/{file_format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
