@@ -1,0 +1,156 @@
+"""Accuracy on real data: choose settings on validation, then measure the chosen ones with several seeds.
+
+    python -m benchmarks.accuracy grid baby            # one seed each, validation figures only
+    python -m benchmarks.accuracy table baby           # the recipes, three seeds, test figures
+    python -m benchmarks.accuracy table tiktok vbpr-tiktok freedom-tiktok
+
+The data are looked for at $TRIPTYCH_DATA, else at ../shared/data. Results go to
+benchmarks/results/accuracy-*.json, one entry per training, replacing an earlier entry of the same training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from triptych.data.prepare import prepare
+from triptych.data.readers import Columns
+from triptych.data.split import Split, read_label_meaning
+from triptych.runs import train
+from triptych.train.recipe import Recipe, find_recipe
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("TRIPTYCH_DATA", ROOT.parent / "shared" / "data"))
+RESULTS = ROOT / "benchmarks" / "results"
+
+# Values that the models' authors or MMRec search, cut to what a morning on two cores allows.
+GRID: Mapping[str, list[dict[str, Any]]] = {
+    "mf-bpr": [{"reg_weight": w} for w in (1.0, 0.1, 0.01)],
+    "lightgcn": [
+        {"n_layers": 2, "reg_weight": 1e-4},
+        {"n_layers": 3, "reg_weight": 1e-4},
+        {"n_layers": 3, "reg_weight": 1e-3},
+        {"n_layers": 4, "reg_weight": 1e-3},
+    ],
+    "vbpr": [{"reg_weight": w} for w in (2.0, 1.0, 0.1)],
+    "freedom": [
+        {"edge_dropout": rho, "feature_loss_weight": w} for rho in (0.8, 0.9) for w in (0.0, 1e-3)
+    ],
+}
+RECIPES: Mapping[str, list[str]] = {
+    "baby": ["mf-bpr-baby", "lightgcn-baby", "vbpr-baby", "freedom-baby"],
+    "tiktok": ["vbpr-tiktok", "freedom-tiktok"],
+}
+
+
+def load_split(name: str) -> Split:
+    """Prepare a data set in memory, as `triptych prepare` does on disk."""
+    if name == "baby":
+        folder = DATA / "amazon-baby"
+        # The published valid and test labels have each other's sizes; swapping them gives MMRec's.
+        meaning = read_label_meaning("0=train,2=valid,1=test")
+        files = [(m, folder / f"{m}_{kind}") for m in ("image", "text") for kind in ("knn10.npz", "feat_derived.npy")]
+    else:
+        folder = DATA / "tiktok"
+        meaning = read_label_meaning("0=train,1=valid,2=test")
+        files = [(m, folder / f"{m}_feat.npy") for m in ("image", "audio")]
+    columns = Columns(user="userID", item="itemID", label="x_label")
+    data = prepare(
+        folder / "interactions.parquet", name=name, columns=columns, label_meaning=meaning, features=files
+    )
+    return Split.by_label(data)
+
+
+def trainings(stage: str, recipes: Iterable[str], seeds: Iterable[int]) -> Iterable[tuple[Recipe, int]]:
+    """List what to train: each point of the grid once, or each recipe with each seed."""
+    if stage == "grid":
+        return [(Recipe(model, point), 1) for model in recipes or GRID for point in GRID[model]]
+    return [(find_recipe(f"{name}.toml"), seed) for name in recipes for seed in seeds]
+
+
+def main() -> None:
+    """Train what is asked for and write down what came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["grid", "table"])
+    parser.add_argument("data", choices=sorted(RECIPES))
+    parser.add_argument("names", nargs="*", help="models (grid) or recipes (table); by default all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    split = load_split(arguments.data)
+    names = arguments.names or (RECIPES[arguments.data] if arguments.stage == "table" else list(GRID))
+    for recipe, seed in trainings(arguments.stage, names, arguments.seeds):
+        model, loop = recipe.configs()
+        record = train(model, split, seed=seed, config=loop, device="cpu").record
+        entry = {
+            "model": recipe.model,
+            "settings": dict(recipe.settings),
+            "seed": seed,
+            "valid": record.valid,
+            "best_epoch": record.best_epoch,
+            "epochs": len(record.history),
+            "seconds_per_epoch": record.seconds_per_epoch,
+            "seconds_per_evaluation": record.seconds_per_evaluation,
+            "peak_memory_bytes": record.peak_memory_bytes,
+            "data": arguments.data,
+            "data_hash": record.data_hash,
+            "split": record.split,
+            "protocol": record.protocol,
+            "versions": record.versions,
+            "threads": arguments.threads,
+            "commit": commit(),
+        }
+        if arguments.stage == "table":
+            entry["test"] = record.test
+        print(json.dumps({key: entry[key] for key in ("model", "settings", "seed", "best_epoch", "epochs")}),
+              f"valid recall@20 {record.valid['recall@20']:.4f}", flush=True)  # fmt: skip
+        write(RESULTS / f"accuracy-{arguments.data}-{arguments.stage}.json", entry)
+    summarise(RESULTS / f"accuracy-{arguments.data}-{arguments.stage}.json")
+
+
+def commit() -> str:
+    """Name the state of the code; "+" if it differs from the commit."""
+    git = ["git", "-C", str(ROOT)]
+    name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "--", "src"], capture_output=True, text=True, check=True).stdout
+    return name + ("+" if changed.strip() else "")
+
+
+def write(path: Path, entry: dict[str, Any]) -> None:
+    """Put an entry into a file, in the place of one of the same model, settings and seed."""
+    path.parent.mkdir(exist_ok=True)
+    entries = json.loads(path.read_text()) if path.is_file() else []
+    same = ("model", "settings", "seed")
+    entries = [old for old in entries if any(old[key] != entry[key] for key in same)] + [entry]
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        json.dump(entries, file, indent=1)
+    Path(file.name).replace(path)
+    path.chmod(0o644)
+
+
+def summarise(path: Path) -> None:
+    """Print mean and standard deviation over seeds of each model and settings."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for entry in json.loads(path.read_text()):
+        groups.setdefault(f"{entry['model']} {json.dumps(entry['settings'])}", []).append(entry)
+    for name, entries in groups.items():
+        for part in ("valid", "test"):
+            if part in entries[0]:
+                values = np.array([[e[part][m] for m in ("recall@10", "recall@20", "ndcg@10", "ndcg@20")] for e in entries])
+                spread = values.std(axis=0, ddof=1) if len(entries) > 1 else np.zeros(4)
+                cells = "  ".join(f"{m:.4f} ± {s:.4f}" for m, s in zip(values.mean(axis=0), spread, strict=True))
+                print(f"{name}  {part}  n={len(entries)}  {cells}")
+
+
+if __name__ == "__main__":
+    main()

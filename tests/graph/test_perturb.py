@@ -1,0 +1,92 @@
+from itertools import combinations, permutations
+
+import pytest
+import torch
+
+from triptych.graph.perturb import degree_weights, sample_edges
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        yield
+
+
+def set_probabilities(weight, n_keep):
+    """How likely each set is under successive weighted draws without replacement, order by order."""
+    chances = {}
+    for order in permutations(range(len(weight)), n_keep):
+        chance, left = 1.0, sum(weight)
+        for edge in order:
+            chance *= weight[edge] / left
+            left -= weight[edge]
+        key = tuple(sorted(order))
+        chances[key] = chances.get(key, 0.0) + chance
+    assert sum(chances.values()) == pytest.approx(1.0)
+    return chances
+
+
+@pytest.mark.parametrize("n_keep", [1, 2, 4])
+def test_draws_are_successive_weighted_draws(n_keep):
+    weight = [1.0, 2.0, 0.5, 4.0, 3.0]
+    n_draws = 8000
+    counts = dict.fromkeys(combinations(range(5), n_keep), 0)
+    for _ in range(n_draws):
+        counts[tuple(sample_edges(torch.tensor(weight), n_keep).tolist())] += 1
+    chances = set_probabilities(weight, n_keep)
+    for kept, chance in chances.items():
+        deviation = (n_draws * chance * (1 - chance)) ** 0.5
+        assert abs(counts[kept] - n_draws * chance) < 4.5 * deviation
+    for edge in range(5):
+        chance = sum(p for kept, p in chances.items() if edge in kept)
+        count = sum(n for kept, n in counts.items() if edge in kept)
+        assert abs(count - n_draws * chance) < 4.5 * (n_draws * chance * (1 - chance)) ** 0.5
+
+
+@pytest.mark.parametrize("n_keep", [0, 1, 37, 999, 1000])
+def test_exactly_so_many_distinct_edges_ascending(n_keep):
+    kept = sample_edges(torch.rand(1000) + 0.01, n_keep)
+    assert kept.dtype == torch.int64
+    assert len(kept) == n_keep
+    assert bool((kept.diff() > 0).all())
+    assert not n_keep or (int(kept[0]) >= 0 and int(kept[-1]) < 1000)
+
+
+def test_weights_are_left_as_they_were():
+    weight = torch.rand(50) + 0.1
+    before = weight.clone()
+    sample_edges(weight, 10)
+    assert torch.equal(weight, before)
+
+
+def test_the_default_generator_decides():
+    weight = torch.rand(200) + 0.1
+    torch.manual_seed(1)
+    first, second = sample_edges(weight, 50), sample_edges(weight, 50)
+    torch.manual_seed(1)
+    assert torch.equal(sample_edges(weight, 50), first)
+    assert not torch.equal(first, second)
+
+
+def test_weights_may_be_of_any_scale():
+    weight = torch.tensor([1.0, 2.0, 4.0])
+    torch.manual_seed(1)
+    first = [sample_edges(weight, 1).item() for _ in range(200)]
+    torch.manual_seed(1)
+    assert [sample_edges(weight * 2.0**-40, 1).item() for _ in range(200)] == first
+
+
+def test_degree_weights_by_hand():
+    # degrees: user 0 has 3, user 1 has 1; item 0 has 2, items 1 and 3 have 1
+    user, item = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 3, 0])
+    expected = [1 / 6**0.5, 1 / 3**0.5, 1 / 3**0.5, 1 / 2**0.5]
+    weight = degree_weights(user, item, 2, 4)
+    assert weight.dtype == torch.float32
+    torch.testing.assert_close(weight, torch.tensor(expected))
+
+
+def test_degree_weights_follow_the_order_of_pairs():
+    user, item = torch.tensor([1, 0, 0, 0]), torch.tensor([0, 3, 0, 1])
+    expected = [1 / 2**0.5, 1 / 3**0.5, 1 / 6**0.5, 1 / 3**0.5]
+    torch.testing.assert_close(degree_weights(user, item, 5, 9), torch.tensor(expected))
