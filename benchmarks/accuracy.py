@@ -26,7 +26,7 @@ from triptych.data.prepare import prepare
 from triptych.data.readers import Columns
 from triptych.data.split import Split, read_label_meaning
 from triptych.runs import train
-from triptych.train.recipe import Recipe, find_recipe
+from triptych.training.recipe import Recipe, find_recipe
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TRIPTYCH_DATA", ROOT.parent / "shared" / "data"))
@@ -42,9 +42,7 @@ GRID: Mapping[str, list[dict[str, Any]]] = {
         {"n_layers": 4, "reg_weight": 1e-3},
     ],
     "vbpr": [{"reg_weight": w} for w in (2.0, 1.0, 0.1)],
-    "freedom": [
-        {"edge_dropout": rho, "feature_loss_weight": w} for rho in (0.8, 0.9) for w in (0.0, 1e-3)
-    ],
+    "freedom": [{"edge_dropout": rho, "feature_loss_weight": w} for rho in (0.8, 0.9) for w in (0.0, 1e-3)],
 }
 RECIPES: Mapping[str, list[str]] = {
     "baby": ["mf-bpr-baby", "lightgcn-baby", "vbpr-baby", "freedom-baby"],
@@ -58,7 +56,11 @@ def load_split(name: str) -> Split:
         folder = DATA / "amazon-baby"
         # The published valid and test labels have each other's sizes; swapping them gives MMRec's.
         meaning = read_label_meaning("0=train,2=valid,1=test")
-        files = [(m, folder / f"{m}_{kind}") for m in ("image", "text") for kind in ("knn10.npz", "feat_derived.npy")]
+        files = [
+            (m, folder / f"{m}_{kind}")
+            for m in ("image", "text")
+            for kind in ("knn10.npz", "feat_derived.npy")
+        ]
     else:
         folder = DATA / "tiktok"
         meaning = read_label_meaning("0=train,1=valid,2=test")
@@ -79,7 +81,9 @@ def trainings(stage: str, recipes: Iterable[str], seeds: Iterable[int]) -> Itera
 
 def main() -> None:
     """Train what is asked for and write down what came out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=["grid", "table"])
     parser.add_argument("data", choices=sorted(RECIPES))
     parser.add_argument("names", nargs="*", help="models (grid) or recipes (table); by default all")
@@ -121,8 +125,12 @@ def main() -> None:
 def commit() -> str:
     """Name the state of the code; "+" if it differs from the commit."""
     git = ["git", "-C", str(ROOT)]
-    name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "--", "src"], capture_output=True, text=True, check=True).stdout
+    name = subprocess.run(
+        [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--", "src"], capture_output=True, text=True, check=True
+    ).stdout
     return name + ("+" if changed.strip() else "")
 
 
@@ -146,9 +154,13 @@ def summarise(path: Path) -> None:
     for name, entries in groups.items():
         for part in ("valid", "test"):
             if part in entries[0]:
-                values = np.array([[e[part][m] for m in ("recall@10", "recall@20", "ndcg@10", "ndcg@20")] for e in entries])
+                values = np.array(
+                    [[e[part][m] for m in ("recall@10", "recall@20", "ndcg@10", "ndcg@20")] for e in entries]
+                )
                 spread = values.std(axis=0, ddof=1) if len(entries) > 1 else np.zeros(4)
-                cells = "  ".join(f"{m:.4f} ± {s:.4f}" for m, s in zip(values.mean(axis=0), spread, strict=True))
+                cells = "  ".join(
+                    f"{m:.4f} ± {s:.4f}" for m, s in zip(values.mean(axis=0), spread, strict=True)
+                )
                 print(f"{name}  {part}  n={len(entries)}  {cells}")
 
 

@@ -18,13 +18,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.data import SEED, Sized, sized_split
 from benchmarks.report import Case
 from benchmarks.timing import Timing, interleave
-from triptych.evaluate.ranking import evaluate_ranking
+from triptych.evaluation.ranking import evaluate_ranking
 from triptych.models.base import ModelInputs, Recommender, Triplets
 from triptych.models.registry import create_model, make_config, model_entry
 from triptych.scorer import EmbeddingScorer
-from triptych.train.config import TrainConfig
-from triptych.train.sampler import TripletSampler
-from triptych.train.trainer import EpochRecord, Observer, Trainer, isolated_rng
+from triptych.training.config import TrainConfig
+from triptych.training.sampler import TripletSampler
+from triptych.training.trainer import EpochRecord, Observer, Trainer, isolated_rng
 
 BATCH_SIZE, DIM = 2_048, 64
 MODELS = ("lightgcn", "freedom")

@@ -14,7 +14,7 @@ import torch
 from benchmarks.data import SEED, Sized, only_test_of, sized_splits
 from benchmarks.report import Case
 from benchmarks.timing import interleave, ratio
-from triptych.evaluate.ranking import BLOCK_SIZE, evaluate_ranking
+from triptych.evaluation.ranking import BLOCK_SIZE, evaluate_ranking
 from triptych.scorer import Embeddings, EmbeddingScorer
 
 DIM, K = 64, (10, 20)

@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.data import SEED, Sized, sized_splits
 from benchmarks.report import Case
 from benchmarks.timing import interleave, ratio
-from triptych.train.sampler import TripletSampler
+from triptych.training.sampler import TripletSampler
 
 BATCH_SIZE = 2_048
 TARGET = 50.0

@@ -199,7 +199,14 @@ def test_verify_stays_in_its_folder(stored, name):
 
 def test_hash_tells_types_shapes_and_neighbours_apart():
     ones = np.ones(4, dtype=np.int32)
-    different = [(ones,), (ones.astype(np.int64),), (ones.reshape(2, 2),), (ones[:2], ones[2:]), ("1111",), (None,)]
+    different = [
+        (ones,),
+        (ones.astype(np.int64),),
+        (ones.reshape(2, 2),),
+        (ones[:2], ones[2:]),
+        ("1111",),
+        (None,),
+    ]
     assert len({files.hash_arrays(*parts) for parts in different}) == len(different)
     assert files.hash_arrays(np.asfortranarray(ones.reshape(2, 2))) == files.hash_arrays(ones.reshape(2, 2))
 

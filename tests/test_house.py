@@ -40,18 +40,28 @@ def test_models_name_no_device_and_read_no_file():
 
 def test_only_training_and_reports_name_a_device():
     hits = occurrences(r"[\"']cuda", FILES)
-    assert all(hit.startswith(("train/", "cli/", "runs.py", "report/doctor.py", "testing/")) for hit in hits), hits
+    assert all(
+        hit.startswith(("training/", "cli/", "runs.py", "report/doctor.py", "testing/")) for hit in hits
+    ), hits
 
 
 def test_only_some_rooms_touch_the_disk():
     hits = occurrences(r"\bopen\(|write_text|write_bytes|write_parquet|write_arrays\(|write_json\(", FILES)
-    rooms = ("data/", "files.py", "runs.py", "train/checkpoint.py", "graph/store.py", "report/", "cli/app.py")
+    rooms = (
+        "data/",
+        "files.py",
+        "runs.py",
+        "training/checkpoint.py",
+        "graph/store.py",
+        "report/",
+        "cli/app.py",
+    )
     assert all(hit.startswith(rooms) for hit in hits), hits
 
 
 def test_no_global_seed_is_set():
     hits = occurrences(r"manual_seed\(|np\.random\.seed|random\.seed\(", FILES)
-    assert all(hit.startswith(("train/trainer.py", "train/sampler.py")) for hit in hits), hits
+    assert all(hit.startswith(("training/trainer.py", "training/sampler.py")) for hit in hits), hits
 
 
 def test_model_files_are_short():
@@ -59,7 +69,9 @@ def test_model_files_are_short():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 230, path.name
 
 
-@pytest.mark.parametrize("statement", ["import triptych", "import triptych.cli", "import triptych.data.prepare"])
+@pytest.mark.parametrize(
+    "statement", ["import triptych", "import triptych.cli", "import triptych.data.prepare"]
+)
 def test_torch_is_loaded_only_where_it_is_needed(statement: str):
     """The command line sets threads before torch is there, and tables need none of it."""
     code = f"{statement}; import sys; sys.exit('torch' in sys.modules)"

@@ -23,9 +23,20 @@ if TYPE_CHECKING:
     from triptych.data.split import Split
     from triptych.errors import TriptychError
     from triptych.runs import Run, evaluate, load, train
-    from triptych.train.config import TrainConfig
+    from triptych.training.config import TrainConfig
 
-__all__ = ["Dataset", "Run", "Split", "TrainConfig", "TriptychError", "evaluate", "load", "models", "prepare", "train"]
+__all__ = [
+    "Dataset",
+    "Run",
+    "Split",
+    "TrainConfig",
+    "TriptychError",
+    "evaluate",
+    "load",
+    "models",
+    "prepare",
+    "train",
+]
 
 # Where each public name lives. They are imported when first asked for, so that the command line
 # can set up threads before torch is loaded, and `triptych --help` need not load it at all.
@@ -33,7 +44,7 @@ _HOMES = {
     "Dataset": "triptych.data.dataset",
     "Run": "triptych.runs",
     "Split": "triptych.data.split",
-    "TrainConfig": "triptych.train.config",
+    "TrainConfig": "triptych.training.config",
     "TriptychError": "triptych.errors",
     "evaluate": "triptych.runs",
     "load": "triptych.runs",

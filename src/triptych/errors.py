@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class TriptychError(Exception):
-    """A mistake the user can mend. The command line prints it without a stack trace and exits with `exit_code`.
+    """A mistake the user can mend. The command line prints it, no stack trace, and exits with `exit_code`.
 
     Args:
         found: what was met, with the value or the place.

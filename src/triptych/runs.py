@@ -26,8 +26,8 @@ from triptych.data.dataset import Dataset
 from triptych.data.interactions import RawId
 from triptych.data.split import Pairs, PartName, Split
 from triptych.errors import StorageError
-from triptych.evaluate.metrics import parse_metric
-from triptych.evaluate.ranking import (
+from triptych.evaluation.metrics import parse_metric
+from triptych.evaluation.ranking import (
     Masked,
     Ranking,
     SeenItems,
@@ -48,10 +48,10 @@ from triptych.files import (
 from triptych.models.base import ModelConfig, ModelInputs
 from triptych.models.registry import create_model, make_config, model_entry, model_entry_of
 from triptych.scorer import Embeddings, EmbeddingScorer
-from triptych.train.config import TrainConfig
-from triptych.train.device import resolve_device
-from triptych.train.sampler import TripletSampler
-from triptych.train.trainer import EpochRecord, Observer, Trainer, isolated_rng
+from triptych.training.config import TrainConfig
+from triptych.training.device import resolve_device
+from triptych.training.sampler import TripletSampler
+from triptych.training.trainer import EpochRecord, Observer, Trainer, isolated_rng
 
 SCHEMA_VERSION = 1
 RUN = "run.json"

@@ -143,7 +143,19 @@ def test_evaluate_writes_every_user(call, trained: Path, tmp_path: Path):
 @pytest.mark.parametrize("kind", ["ratio", "leave-one-out", "time"])
 def test_train_splits_as_told(call, prepared: Path, tmp_path: Path, kind: str):
     out = tmp_path / "r"
-    arguments = ("train", "mf-bpr", prepared, "--split", kind, "--epochs", 1, "-k", 2, "--set", "metric=recall@2")
+    arguments = (
+        "train",
+        "mf-bpr",
+        prepared,
+        "--split",
+        kind,
+        "--epochs",
+        1,
+        "-k",
+        2,
+        "--set",
+        "metric=recall@2",
+    )
     called = call(*arguments, "--out", out, "--json")
     assert called.status == 0, called.stdout
     assert json.loads((out / "run.json").read_text())["split"]["kind"] == kind
@@ -152,7 +164,19 @@ def test_train_splits_as_told(call, prepared: Path, tmp_path: Path, kind: str):
 def test_resume_goes_on(call, prepared: Path, tmp_path: Path, monkeypatch):
     from triptych.cli.output import TrainingProgress
 
-    arguments = ("train", "mf-bpr", prepared, "--epochs", 4, "-k", 2, "--set", "metric=recall@2", "--checkpoint-every", 1)
+    arguments = (
+        "train",
+        "mf-bpr",
+        prepared,
+        "--epochs",
+        4,
+        "-k",
+        2,
+        "--set",
+        "metric=recall@2",
+        "--checkpoint-every",
+        1,
+    )
     assert call(*arguments, "--out", tmp_path / "whole").status == 0
     tell = TrainingProgress.on_batch
 
@@ -205,10 +229,20 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(words)[:60] for words, _ in MISTAKES])
-def test_mistakes_are_answered_not_traced(call, prepared, trained, files, tmp_path: Path, arguments, message: str):
+@pytest.mark.parametrize(
+    ("arguments", "message"), MISTAKES, ids=[" ".join(words)[:60] for words, _ in MISTAKES]
+)
+def test_mistakes_are_answered_not_traced(
+    call, prepared, trained, files, tmp_path: Path, arguments, message: str
+):
     (tmp_path / "empty").mkdir()
-    places = {"data": prepared, "run": trained, "files": files, "out": tmp_path / "out", "empty": tmp_path / "empty"}
+    places = {
+        "data": prepared,
+        "run": trained,
+        "files": files,
+        "out": tmp_path / "out",
+        "empty": tmp_path / "empty",
+    }
     words = [word.format(**places) for word in arguments]
     if words[0] == "train":
         words += ["--out", str(tmp_path / "out")]
@@ -237,7 +271,8 @@ def test_divergence_is_a_failure_with_its_own_status(call, prepared: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "prepare", "describe", "train", "evaluate", "recommend", "similar", "models", "doctor"]
+    "command",
+    ["demo", "prepare", "describe", "train", "evaluate", "recommend", "similar", "models", "doctor"],
 )
 def test_every_command_has_help_with_an_example(call, command: str):
     shown = call(command, "--help")
@@ -247,9 +282,15 @@ def test_every_command_has_help_with_an_example(call, command: str):
 
 
 def test_as_a_program_threads_are_set_before_torch_is_loaded():
-    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")}
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
+    }
     program = "import sys; sys.argv = ['triptych', 'doctor', '--json']; from triptych.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
     settings = json.loads(done.stdout)["environment"]
     assert settings["OMP_WAIT_POLICY"] == "PASSIVE"
     assert settings["THP_MEM_ALLOC_ENABLE"] == "1"

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from triptych.errors import StorageError
 from triptych.graph.sparse import SparseGraph, propagate, propagate_layers, spmm
 
 EDGES = {
@@ -325,3 +326,13 @@ def test_loading_without_the_graph_is_refused():
     holder = Holder(random_graph(6, 6, 12)[0])
     with pytest.raises(RuntimeError, match=r"adj\.offsets"):
         holder.load_state_dict({})
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_state_of_a_graph_of_other_nodes_is_refused(symmetric):
+    def graph(n):
+        ends = torch.arange(n)
+        return Holder(SparseGraph.from_edges(ends, ends, torch.ones(n), n, n, symmetric=symmetric))
+
+    with pytest.raises(StorageError, match="graph of 5 rows for one of 2"):
+        graph(2).load_state_dict(graph(5).state_dict())

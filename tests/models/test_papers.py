@@ -85,7 +85,9 @@ def test_lightgcn_is_the_mean_of_its_layers(split: Split, batch: Triplets, n_lay
 
 def test_vbpr_projects_the_batch_as_it_would_project_all(split: Split, batch: Triplets):
     model: VBPR = build(VBPRConfig(embedding_dim=4, reg_weight=0.5), split)
-    features = torch.cat([torch.from_numpy(split.data.features[name].values) for name in ("image", "text")], dim=1)
+    features = torch.cat(
+        [torch.from_numpy(split.data.features[name].values) for name in ("image", "text")], dim=1
+    )
     content = features @ model.project.weight.T + model.project.bias
     items = torch.cat([model.items, content], dim=1)
     assert torch.allclose(model.embeddings().items, items, atol=1e-6)
@@ -146,7 +148,9 @@ def test_freedom_feature_loss_compares_only_items_that_have_the_modality(split: 
     linear = model.project.maps["of_image"]
     values = torch.from_numpy(image.values)
     difference = linear(values[9]) - linear(values[2])
-    assert losses["bpr_image"].item() == pytest.approx(-0.5 * torch.log(torch.sigmoid(users @ difference)).item(), rel=1e-5)
+    assert losses["bpr_image"].item() == pytest.approx(
+        -0.5 * torch.log(torch.sigmoid(users @ difference)).item(), rel=1e-5
+    )
     nothing = Triplets(*(part[:3] for part in batch))
     assert model.loss(nothing)["bpr_image"].item() == 0.0
 
@@ -174,7 +178,9 @@ def test_freedom_weights():
 
 def test_trainable_features_move_and_frozen_ones_do_not(split: Split):
     for train_features in (False, True):
-        config = FREEDOMConfig(embedding_dim=4, n_neighbors=2, feature_loss_weight=0.1, train_features=train_features)
+        config = FREEDOMConfig(
+            embedding_dim=4, n_neighbors=2, feature_loss_weight=0.1, train_features=train_features
+        )
         model: FREEDOM = build(config, split)
         learned = {name for name, _ in model.named_parameters()}
         assert ("features.of_image" in learned) == train_features

@@ -13,17 +13,21 @@ from triptych.cli.app import run as command
 from triptych.data.dataset import Dataset
 from triptych.data.split import Split
 from triptych.errors import StorageError
-from triptych.evaluate.ranking import evaluate_ranking
+from triptych.evaluation.ranking import evaluate_ranking
 from triptych.report.demo import SPARSE_AT_MOST, TRAINING, run_demo, sparse_test
 from triptych.runs import load, train
-from triptych.train.trainer import Observer
+from triptych.training.trainer import Observer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "demo"
     result = run_demo(
-        out, seed=7, noise=0.1, progress=lambda *_: nullcontext(Observer()), config=TRAINING.model_copy(update={"epochs": 4})
+        out,
+        seed=7,
+        noise=0.1,
+        progress=lambda *_: nullcontext(Observer()),
+        config=TRAINING.model_copy(update={"epochs": 4}),
     )
     assert [row["model"] for row in result.comparison] == ["lightgcn", "vbpr", "freedom"]
     assert len(result.recommendations["freedom"]) == 10
@@ -68,7 +72,9 @@ def recall_on_sparse_items(model: str, noise: float, seed: int) -> float:
     return evaluate_ranking(run.scorer, sparse_test(split), "test", (20,)).mean()["recall@20"]
 
 
-@pytest.mark.parametrize("seed", [7, pytest.param(8, marks=pytest.mark.long), pytest.param(9, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "seed", [7, pytest.param(8, marks=pytest.mark.long), pytest.param(9, marks=pytest.mark.long)]
+)
 def test_content_helps_where_interactions_are_few_and_only_if_it_is_true(seed: int):
     """The shop's planted truth: pictures and texts tell tastes, unless all of them are another item's."""
     blind = recall_on_sparse_items("lightgcn", 0.0, seed)

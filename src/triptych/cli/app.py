@@ -15,7 +15,7 @@ from triptych.errors import ConfigError, StorageError, TriptychError, nearest
 if TYPE_CHECKING:
     from triptych.data.dataset import Dataset
     from triptych.data.split import Split
-    from triptych.evaluate.ranking import Masked, Ranking
+    from triptych.evaluation.ranking import Masked, Ranking
 
 app = typer.Typer(
     help="Multimodal graph recommendation: prepare data, train, evaluate honestly, recommend.",
@@ -70,9 +70,7 @@ def demo(
         Path, typer.Option("--out", help="Folder for the data set, the runs and the page.")
     ] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the shop and of training.")] = 7,
-    noise: Annotated[
-        float, typer.Option(help="Share of items with a wrong picture and text, 0 to 1.")
-    ] = 0.1,
+    noise: Annotated[float, typer.Option(help="Share of items with a wrong picture and text, 0 to 1.")] = 0.1,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -231,7 +229,7 @@ def train(
     from triptych.files import check_new_folder
     from triptych.runs import RUN
     from triptych.runs import train as train_run
-    from triptych.train.recipe import find_recipe, parse_settings
+    from triptych.training.recipe import find_recipe, parse_settings
 
     chosen = parse_settings(settings or []) | ({} if epochs is None else {"epochs": epochs})
     recipe = find_recipe(model).with_settings(chosen)
@@ -272,8 +270,8 @@ def train(
         f"has the best {train_config.metric}",
         ["metric", "valid", "test"],
         [[metric, value, record.test.get(metric)] for metric, value in record.valid.items()],
-        notes=f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s an evaluation, "
-        f"peak {record.peak_memory_bytes / 2**20:,.0f} MiB, on {record.device}. Saved: {folder}",
+        notes=f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s "
+        f"an evaluation, {record.peak_memory_bytes / 2**20:,.0f} MiB at most, on {record.device}. Saved: {folder}",
     )
 
 
@@ -387,7 +385,7 @@ def similar(
 def models(as_json: Json = False) -> None:
     """List the models, and the recipes that come with Triptych."""
     from triptych.models.registry import models as known_models
-    from triptych.train.recipe import shipped_recipes
+    from triptych.training.recipe import shipped_recipes
 
     entries = [entry.as_dict() for entry in known_models()]
     if as_json:

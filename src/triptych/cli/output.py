@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from triptych.errors import TriptychError
-from triptych.train.trainer import EpochRecord, Observer
+from triptych.training.trainer import EpochRecord, Observer
 
 out = Console()
 err = Console(stderr=True)

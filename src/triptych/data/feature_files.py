@@ -39,7 +39,7 @@ def read_features(
       Items that are not listed are missing.
 
     A file without ids has one row per entry of `row_order` if that is given; else, where item ids are
-    integers, row k belongs to item id k; else there is one row per item, in the order of sorted ids.
+    integers from 0 on, row k belongs to item id k; else there is one row per item, in the order of sorted ids.
 
     Args:
         path: the file.
@@ -78,8 +78,17 @@ def _read_numpy(path: Path) -> Arrays:
     try:
         with path.open("rb") as file:  # opened here, since numpy leaves a damaged archive open
             loaded = np.load(file, allow_pickle=False)
-            return {"values": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+            named = {"values": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+            return {name: array for name, array in named.items() if isinstance(array, np.ndarray)}
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        MemoryError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(
             f"cannot be read: {error}",
             wanted="a whole file of plain numbers (Python objects are pickles, and pickles can run code)",
@@ -108,7 +117,7 @@ def _from_arrays(arrays: Arrays, items: IdMap, row_order: Sequence[RawId] | None
         )
     n_rows, why = _expected_rows(items, row_order)
     counts = {"rows": len(values)} if values is not None and values.ndim else {}
-    if "n" in arrays and arrays["n"].size == 1:
+    if "n" in arrays and arrays["n"].size == 1 and arrays["n"].dtype.kind in "iu":
         counts["graph rows"] = int(arrays["n"].item())
     if values is not None and "present" in arrays:
         counts["marks of presence"] = arrays["present"].size
@@ -121,7 +130,7 @@ def _from_arrays(arrays: Arrays, items: IdMap, row_order: Sequence[RawId] | None
             )
     parts = []
     if values is not None:
-        present = arrays.get("present", np.ones(n_rows)).astype(bool)
+        present = arrays.get("present", np.ones(n_rows)).astype(bool).reshape(-1)
         at = _items_at(np.arange(n_rows), items, row_order)
         parts.append(_place(values, present, at, items, "items without interactions"))
     if has_graph:

@@ -22,7 +22,7 @@ _BLOCK_ENTRIES = 1 << 25
 def nearest_neighbors(
     features: Tensor, n_neighbors: int, present: Tensor | None = None, block_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Find each item's most similar items by cosine, itself included.
+    """Find each item's most similar items by cosine, itself always included.
 
     Args:
         features: (I, F) float32.
@@ -63,7 +63,9 @@ def nearest_neighbors(
         similar = torch.mm(unit[rows], unit.T, out=block[: rows.stop - start])  # (b, F) @ (F, I) -> (b, I)
         if present is not None:
             similar.masked_fill_(~present, -torch.inf)
+        similar.diagonal(rows.start).fill_(2.0)  # before all others, even those that are its equals
         torch.topk(similar, n_neighbors, dim=1, out=(cosines[rows], indices[rows]))
+    cosines[:, 0] = 1.0
     return indices, cosines
 
 
@@ -77,8 +79,9 @@ def knn_edges(features: ItemFeatures, n_neighbors: int) -> tuple[Tensor, Tensor,
         graph = features.graph.strongest(n_neighbors, features.n_items)
         return torch.from_numpy(graph.row), torch.from_numpy(graph.col), torch.from_numpy(graph.weight)
     assert features.values is not None  # one of the two is there, ItemFeatures makes sure
-    present = torch.from_numpy(features.present)
-    indices, cosines = nearest_neighbors(torch.from_numpy(features.values), n_neighbors, present)
+    values = torch.from_numpy(features.values)
+    present = torch.from_numpy(features.present) & values.any(dim=1)  # a row of zeros points nowhere
+    indices, cosines = nearest_neighbors(values, n_neighbors, present)
     row = torch.arange(features.n_items).repeat_interleave(n_neighbors)
     keep = present[row]
     return row[keep], indices.flatten()[keep], cosines.flatten()[keep]
@@ -106,7 +109,8 @@ def item_graph(
     weight = torch.ones_like(cosine) if weighting == "binary" else cosine
     row_sum = torch.zeros(n_items).index_add_(0, row, weight)
     scale = row_sum.clamp(min=1e-7).rsqrt()
-    value = torch.where(row_sum[col] > 0, weight * scale[row] * scale[col], 0.0)
+    positive = row_sum > 0  # cosines may cancel out, or sum to less
+    value = torch.where(positive[row] & positive[col], weight * scale[row] * scale[col], 0.0)
     return SparseGraph.from_edges(row, col, value, n_items, n_items)
 
 

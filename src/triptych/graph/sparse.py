@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triptych.errors import StorageError
+
 Combine = Literal["mean", "sum", "last"]
 
 
@@ -137,6 +139,12 @@ class SparseGraph(nn.Module):
             offsets, indices, values = (
                 state_dict[prefix + name] for name in ("offsets", "indices", "values")
             )
+            if offsets.shape != self.offsets.shape:
+                raise StorageError(
+                    f"a stored graph of {len(offsets) - 1:,} rows for one of {self.n_rows:,}",
+                    wanted="the state of a model of the same data",
+                    fix="Load it into a model made from the data it was trained on",
+                )
             device = self.offsets.device
             stored = SparseGraph(offsets, indices, values, self.n_cols, None)
             if not self.symmetric:

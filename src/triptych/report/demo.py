@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from triptych.report.page import ShownItem, write_demo_page
 
 from triptych.data.demo import DemoShop, build_shop
 from triptych.data.interactions import LEFT_OUT, TEST
 from triptych.data.split import Split
-from triptych.evaluate.ranking import evaluate_ranking
+from triptych.evaluation.ranking import evaluate_ranking
 from triptych.files import new_folder
+from triptych.report.page import ShownItem, write_demo_page
 from triptych.runs import Run, train
-from triptych.train.config import TrainConfig
-from triptych.train.trainer import Observer
+from triptych.training.config import TrainConfig
+from triptych.training.trainer import Observer
 
 MODELS = ("lightgcn", "vbpr", "freedom")
 TRAINING = TrainConfig(batch_size=256, learning_rate=2e-3, patience=15, epochs=200)

@@ -9,8 +9,8 @@ from triptych.data.dataset import Dataset
 from triptych.data.interactions import LEFT_OUT, TEST, TRAIN, VALID, Interactions
 from triptych.data.split import Pairs, Split
 from triptych.errors import ConfigError, DataError, TrainingError
-from triptych.evaluate.metrics import METRICS
-from triptych.evaluate.ranking import SeenItems, check_lengths, evaluate_ranking, rank_unseen, top_k
+from triptych.evaluation.metrics import METRICS
+from triptych.evaluation.ranking import SeenItems, check_lengths, evaluate_ranking, rank_unseen, top_k
 from triptych.scorer import Embeddings, EmbeddingScorer
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from triptych.train.sampler import KnownPairs, TripletSampler
+from triptych.training.sampler import KnownPairs, TripletSampler
 
 
 def pairs_of(table):
@@ -125,33 +125,36 @@ def test_one_free_item_among_many_is_found():
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 20), st.floats(0.05, 1.0), st.integers(0, 10**6))
-def test_the_table_of_bits_and_the_sorted_keys_agree(n_users, n_items, density, seed):
+def test_known_pairs_are_found_however_small_the_table(n_users, n_items, density, seed):
     table = np.random.default_rng(seed).random((n_users, n_items)) < density
     table[seed % n_users, seed % n_items] = True  # at least one pair
     user, item = pairs_of(table)
     all_users = torch.arange(n_users).repeat_interleave(n_items)
     all_items = torch.arange(n_items).repeat(n_users)
-    bits = KnownPairs(user, item, n_users, n_items)
-    keys = KnownPairs(user, item, n_users, n_items, bitmap_bytes=0)
-    for known in (bits, keys):
-        answer = known.contain(all_users, all_items)
-        assert answer.dtype == torch.bool
-        assert answer.view(n_users, n_items).numpy().tolist() == table.tolist()
-        assert known.contain(all_users[:0], all_items[:0]).tolist() == []
+    for size in (1, 8, 1 << 24):  # with one place in the table every pair is a suspect
+        known = KnownPairs(user, item, n_items, table_size=size)
+        assert known.find(all_users, all_items).tolist() == np.flatnonzero(table).tolist()
+        assert known.find(all_users[:0], all_items[:0]).tolist() == []
 
 
-def test_the_table_of_bits_is_kept_only_where_it_is_small(monkeypatch):
-    user, item = pairs_of(random_table(0))  # 30 rows of 5 bytes
-    assert KnownPairs(user, item, 30, 40, bitmap_bytes=150)._bits.nbytes == 150
-    assert KnownPairs(user, item, 30, 40, bitmap_bytes=149)._bits is None
+def test_without_pairs_nothing_is_known():
+    nothing = torch.empty(0, dtype=torch.int64)
+    assert KnownPairs(nothing, nothing, 5).find(torch.tensor([0]), torch.tensor([3])).tolist() == []
 
 
-def test_sampling_is_the_same_with_bits_and_with_keys():
-    table = random_table(3, density=0.5)
-    one, other = sampler_of(table, seed=5), sampler_of(table, seed=5)
-    other._known = KnownPairs(*pairs_of(table), *table.shape, bitmap_bytes=0)
-    for mine, theirs in zip(one.epoch(), other.epoch(), strict=True):
-        assert listed(mine) == listed(theirs)
+def test_users_who_chose_nearly_everything_do_not_hold_an_epoch_up():
+    table = np.zeros((2, 3000), dtype=bool)
+    table[0, :2998] = True
+    table[1, 2998:] = True
+    draws = []
+    sampler = sampler_of(table, batch_size=10_000)
+    draw = sampler._draw
+    sampler._draw = lambda n: draws.append(n) or draw(n)
+    (batch,) = sampler.epoch()
+    assert len(draws) <= 65
+    counts = torch.bincount(batch.neg[batch.user == 0], minlength=3000)
+    assert counts[:2998].sum() == 0
+    assert 1350 < counts[2998] < 1650  # 2,998 draws, half of them: sd 27
 
 
 @pytest.mark.parametrize("mode", ["pairs", "users"])

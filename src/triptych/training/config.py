@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from triptych.evaluate.metrics import parse_metric
+from triptych.evaluation.metrics import parse_metric
 
 
 class TrainConfig(BaseModel):

@@ -20,10 +20,10 @@ from triptych.models.base import Embeddings, Group, ModelConfig, ModelInputs, Re
 from triptych.models.lightgcn import LightGCNConfig
 from triptych.runs import train
 from triptych.testing import checkerboard
-from triptych.train.config import TrainConfig
-from triptych.train.device import resolve_device
-from triptych.train.sampler import TripletSampler
-from triptych.train.trainer import Observer, Trainer, isolated_rng
+from triptych.training.config import TrainConfig
+from triptych.training.device import resolve_device
+from triptych.training.sampler import TripletSampler
+from triptych.training.trainer import Observer, Trainer, isolated_rng
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,9 @@ def make_trainer(config: TrainConfig, curve: list[float] | None = None, **option
     model = Odd(inputs)
     sampler = TripletSampler(inputs.user, inputs.item, 8, 8, batch_size=config.batch_size)
     values = iter(curve or [0.5] * 10_000)
-    return Trainer(model, sampler, lambda _: {config.metric: next(values)}, config, device=CPU, **options), model
+    return Trainer(
+        model, sampler, lambda _: {config.metric: next(values)}, config, device=CPU, **options
+    ), model
 
 
 def test_code_after_a_yield_runs_after_that_optimiser_stepped():
@@ -178,8 +180,8 @@ from pathlib import Path
 from triptych.models.lightgcn import LightGCNConfig
 from triptych.runs import train
 from triptych.testing import checkerboard
-from triptych.train.config import TrainConfig
-from triptych.train.trainer import Observer
+from triptych.training.config import TrainConfig
+from triptych.training.trainer import Observer
 import torch
 torch.set_num_threads(1)
 class Slow(Observer):
@@ -196,7 +198,9 @@ run.save(folder / "run")
 
 def run_killed(folder: Path, after: float) -> bool:
     """Start or resume the script, kill it after some seconds, and say whether it had finished."""
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     folder_of_checkpoint = folder / "c"
     deadline = time.monotonic() + 120
     while not folder_of_checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -209,13 +213,19 @@ def run_killed(folder: Path, after: float) -> bool:
 def kills(tmp_path: Path, moments: list[float]) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
-    subprocess.run([sys.executable, "-c", SCRIPT, str(whole)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(whole)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     killed = tmp_path / "killed"
     killed.mkdir()
     finished = [run_killed(killed, moment) for moment in moments]
     assert not finished[0], "the first kill came too late to test anything"
     while not (killed / "run").exists():
-        subprocess.run([sys.executable, "-c", SCRIPT, str(killed)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(killed)],
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     for name in ("embeddings.safetensors", "model.safetensors"):
         assert (killed / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()
     first, second = (read_json(folder / "run" / "run.json")["history"] for folder in (whole, killed))

@@ -14,43 +14,39 @@ from torch import Tensor
 from triptych.data.interactions import row_offsets
 from triptych.models.base import Triplets
 
-_BITMAP_BYTES = 256 << 20
-"""The largest table of bits, one per user and item, that a sampler keeps."""
+_PATIENCE = 64
+"""Rounds of drawing again before a user's few remaining items are listed instead."""
 
 
 class KnownPairs:
-    """Answers whether users chose items: from a table of bits where it is small, else from sorted keys.
+    """Finds the pairs among many that users chose.
+
+    Nearly all drawn pairs are unknown. A table of 16 MiB, which many keys share a place in, rules
+    most of them out; the rest are looked up in the sorted keys.
 
     Args:
         user: (E,) int64, ascending.
         item: (E,) int64, ascending within a user.
-        n_users: U.
         n_items: I.
-        bitmap_bytes: the largest table to keep.
+        table_size: places in the table, a power of two; changes speed only.
     """
 
-    def __init__(
-        self, user: Tensor, item: Tensor, n_users: int, n_items: int, bitmap_bytes: int = _BITMAP_BYTES
-    ) -> None:
+    def __init__(self, user: Tensor, item: Tensor, n_items: int, table_size: int = 1 << 24) -> None:
         self._n_items = n_items
-        self._row_bytes = (n_items + 7) // 8
-        self._bits: Tensor | None = None
         self._keys = user * n_items + item
-        if n_users * self._row_bytes <= bitmap_bytes:
-            # Each bit is set once, so adding sets it.
-            self._bits = torch.zeros(n_users * self._row_bytes, dtype=torch.uint8)
-            self._bits.index_add_(0, self._byte(user, item), _bit(item))
+        self._mask = table_size - 1
+        self._maybe = torch.zeros(table_size, dtype=torch.bool)
+        self._maybe[self._keys & self._mask] = True
 
-    def contain(self, user: Tensor, item: Tensor) -> Tensor:
-        """Say for each (user, item) of two (n,) int64 tensors whether it is a known pair: (n,) bool."""
-        if self._bits is not None:
-            return self._bits[self._byte(user, item)].bitwise_and_(_bit(item)) != 0
-        keys = user * self._n_items + item
+    def find(self, user: Tensor, item: Tensor) -> Tensor:
+        """List the places of known pairs among two (n,) int64 tensors, ascending."""
+        keys = torch.add(item, user, alpha=self._n_items)
+        suspects = self._maybe.index_select(0, keys & self._mask).nonzero().flatten()
+        if not len(self._keys):
+            return suspects
+        keys = keys[suspects]
         place = torch.searchsorted(self._keys, keys).clamp_(max=len(self._keys) - 1)
-        return self._keys[place] == keys
-
-    def _byte(self, user: Tensor, item: Tensor) -> Tensor:
-        return user * self._row_bytes + (item >> 3)
+        return suspects[self._keys[place] == keys]
 
 
 class TripletSampler:
@@ -90,8 +86,9 @@ class TripletSampler:
         self.generator = torch.Generator().manual_seed(seed)
         self._user, self._item = user, item
         self._batch_size, self._negatives, self._mode = batch_size, negatives, mode
-        self._known = KnownPairs(user, item, n_users, n_items)
+        self._known = KnownPairs(user, item, n_items)
         self._pool = item.unique() if mode == "pairs" else torch.arange(n_items)
+        self._pool_is_all = len(self._pool) == n_items
         degree = torch.bincount(user, minlength=n_users)
         self._saturated = degree >= len(self._pool)
         self._active = degree.nonzero().flatten()  # users with training pairs
@@ -109,14 +106,15 @@ class TripletSampler:
         return self._epoch_of_pairs() if self._mode == "pairs" else self._epoch_of_users()
 
     def _epoch_of_pairs(self) -> Iterator[Triplets]:
-        # Negatives are drawn in the order of the pairs, whose users ascend: look-ups stay in cache.
-        neg = self._draw_negatives(self._user)
-        order = torch.randperm(len(self._user), generator=self.generator)
-        user, pos = self._user[order], self._item[order]
-        neg = neg[order] if self._negatives else neg
-        for start in range(0, len(order), self._batch_size):
-            stop = start + self._batch_size
-            yield Triplets(user[start:stop], pos[start:stop], neg[start:stop])
+        columns = [self._user, self._item]
+        if self._negatives:  # drawn in the order of the pairs, whose users ascend: look-ups stay in cache
+            columns.append(self._draw_negatives(self._user))
+        order = torch.randperm(len(self._user), generator=self.generator, dtype=torch.int32)
+        batches = zip(
+            *(column.index_select(0, order).split(self._batch_size) for column in columns), strict=True
+        )
+        for user, pos, *neg in batches:
+            yield Triplets(user, pos, neg[0] if neg else user[:0])
 
     def _epoch_of_users(self) -> Iterator[Triplets]:
         for _ in range(self.n_batches):
@@ -134,16 +132,24 @@ class TripletSampler:
         if not self._negatives:
             return torch.empty(0, dtype=torch.int64)
         neg = self._draw(len(user))
-        wrong = self._known.contain(user, neg).nonzero().flatten()
+        wrong = self._known.find(user, neg)
         wrong = wrong[~self._saturated[user[wrong]]]
-        while len(wrong):
-            neg[wrong] = self._draw(len(wrong))
-            wrong = wrong[self._known.contain(user[wrong], neg[wrong])]
+        for _ in range(_PATIENCE):
+            if not len(wrong):
+                return neg
+            again = self._draw(len(wrong))
+            neg[wrong] = again
+            wrong = wrong[self._known.find(user[wrong], again)]
+        for place in wrong.tolist():
+            neg[place] = self._draw_from_the_rest(int(user[place]))
         return neg
 
+    def _draw_from_the_rest(self, user: int) -> Tensor:
+        """Draw among the items a user did not choose, for users who chose nearly all."""
+        chosen = self._item[self._offsets[user] : self._offsets[user + 1]]
+        rest = self._pool[~torch.isin(self._pool, chosen)]
+        return rest[torch.randint(len(rest), (), generator=self.generator)]
+
     def _draw(self, n: int) -> Tensor:
-        return self._pool[torch.randint(len(self._pool), (n,), generator=self.generator)]
-
-
-def _bit(item: Tensor) -> Tensor:
-    return torch.ones((), dtype=torch.uint8) << (item & 7).to(torch.uint8)
+        drawn = torch.randint(len(self._pool), (n,), generator=self.generator)
+        return drawn if self._pool_is_all else self._pool.index_select(0, drawn)

@@ -10,8 +10,8 @@ from triptych.errors import ConfigError, StorageError
 from triptych.models.base import ModelConfig
 from triptych.models.freedom import FREEDOMConfig
 from triptych.models.registry import make_config, model_entry, models
-from triptych.train.config import TrainConfig
-from triptych.train.recipe import Recipe, find_recipe, parse_settings, read_recipe, shipped_recipes
+from triptych.training.config import TrainConfig
+from triptych.training.recipe import Recipe, find_recipe, parse_settings, read_recipe, shipped_recipes
 
 
 def test_settings_are_sorted_into_model_and_loop():
@@ -75,7 +75,14 @@ def test_recipe_files(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "text", ["model = ", "settings = 3", 'model = "lightgcn"\nsetings = {}', 'model = "lightgcn"\nsettings = 1', "model = 3"]
+    "text",
+    [
+        "model = ",
+        "settings = 3",
+        'model = "lightgcn"\nsetings = {}',
+        'model = "lightgcn"\nsettings = 1',
+        "model = 3",
+    ],
 )
 def test_broken_recipes_are_refused(text: str):
     with pytest.raises(ConfigError, match=r"x\.toml"):

@@ -24,7 +24,7 @@ from typing import Any
 from triptych.errors import ConfigError, StorageError, nearest
 from triptych.models.base import ModelConfig
 from triptych.models.registry import make_config, model_entry
-from triptych.train.config import TrainConfig
+from triptych.training.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 
 from triptych import files
 from triptych.errors import StorageError
-from triptych.train.checkpoint import flatten, load_checkpoint, save_checkpoint, unflatten
+from triptych.training.checkpoint import flatten, load_checkpoint, save_checkpoint, unflatten
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([True, False]), "empty": torch.empty(0)}
 
@@ -32,7 +32,10 @@ def test_round_trip_and_one_generation_on_disk(tmp_path: Path):
         save(tmp_path, value)
     tensors, facts = load_checkpoint(tmp_path, "c")
     assert facts == {"value": 3.0}
-    assert all(torch.equal(tensors[name], tensor) and tensors[name].dtype == tensor.dtype for name, tensor in TENSORS.items())
+    assert all(
+        torch.equal(tensors[name], tensor) and tensors[name].dtype == tensor.dtype
+        for name, tensor in TENSORS.items()
+    )
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -125,7 +128,10 @@ def test_missing(tmp_path: Path):
 
 
 def test_flatten_parts_tensors_from_the_rest():
-    nest = {"state": {0: {"step": torch.tensor(3.0), "m": torch.ones(2)}, 12: {}}, "groups": [{"lr": 0.1, "params": [0, 1]}]}
+    nest = {
+        "state": {0: {"step": torch.tensor(3.0), "m": torch.ones(2)}, 12: {}},
+        "groups": [{"lr": 0.1, "params": [0, 1]}],
+    }
     tensors, rest = flatten(nest)
     assert set(tensors) == {"/state/0/step", "/state/0/m"}
     back = unflatten(rest, tensors)

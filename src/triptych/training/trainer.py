@@ -17,9 +17,9 @@ from torch import Tensor
 from triptych.errors import StorageError, TrainingError
 from triptych.models.base import Recommender, Step, Triplets
 from triptych.scorer import EmbeddingScorer
-from triptych.train.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
-from triptych.train.config import TrainConfig
-from triptych.train.sampler import TripletSampler
+from triptych.training.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
+from triptych.training.config import TrainConfig
+from triptych.training.sampler import TripletSampler
 
 Validate = Callable[[EmbeddingScorer], dict[str, float]]
 """Measures a frozen model on the validation part."""

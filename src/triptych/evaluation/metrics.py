@@ -39,7 +39,10 @@ def ndcg(hits: Hits, n_relevant: Counts) -> PerUser:
     """Gain 1 / log2(place + 1) of the hits, over that of the best list possible, which has min(n, K) hits."""
     discount = 1.0 / np.log2(np.arange(2, hits.shape[1] + 2))  # (K,)
     ideal = np.concatenate([[0.0], discount.cumsum()])
-    return np.asarray(hits @ discount / ideal[np.minimum(n_relevant, hits.shape[1])])
+    gain = (hits * discount).cumsum(axis=1)[
+        :, -1
+    ]  # added in the order of `ideal`: the best list is exactly 1
+    return np.asarray(gain / ideal[np.minimum(n_relevant, hits.shape[1])])
 
 
 def average_precision(hits: Hits, n_relevant: Counts) -> PerUser:

@@ -16,15 +16,15 @@ from torch import Tensor
 from triptych.data.interactions import IntArray, row_offsets
 from triptych.data.split import Pairs, PartName, Split
 from triptych.errors import ConfigError, DataError, TrainingError
-from triptych.evaluate.metrics import PerUser, per_user
+from triptych.evaluation.metrics import PerUser, per_user
 from triptych.scorer import Scorer
 
 Masked = Literal["train", "train+valid"]
 """Whose items are no candidates: MMRec masks training items only, so that at test time validation
 items still stand in the list; the other choice masks these too."""
 
-BLOCK_SIZE = 512
-"""Users ranked at once: large enough for the product, small enough to stay in cache."""
+BLOCK_SIZE = 128
+"""Users ranked at once: large enough for the product, small enough for its result to stay in cache."""
 
 
 @dataclass(frozen=True, eq=False)
