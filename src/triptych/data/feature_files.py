@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +37,7 @@ def read_features(
       Items that are not listed are missing.
 
     A file without ids has one row per entry of `row_order` if that is given; else, where item ids are
-    integers from 0 on, row k belongs to item id k; else there is one row per item, in the order of sorted ids.
+    integers from 0 on, row k belongs to item id k; else there is one row per item, by sorted id.
 
     Args:
         path: the file.
@@ -80,15 +78,7 @@ def _read_numpy(path: Path) -> Arrays:
             loaded = np.load(file, allow_pickle=False)
             named = {"values": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
             return {name: array for name, array in named.items() if isinstance(array, np.ndarray)}
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        MemoryError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except Exception as error:  # numpy parses the header as Python text, which can fail in any way
         raise DataError(
             f"cannot be read: {error}",
             wanted="a whole file of plain numbers (Python objects are pickles, and pickles can run code)",
@@ -245,7 +235,8 @@ def _lists(column: pl.Series) -> np.ndarray[Any, Any]:
     lists = column.arr.to_list() if column.dtype == pl.Array else column
     lengths = lists.list.len().to_numpy()  # NaN where null
     width = int(np.nanmax(lengths, initial=0))
-    uneven = np.flatnonzero((lengths != width) & ~np.isnan(lengths))
+    known = ~np.isnan(lengths)
+    uneven = np.flatnonzero((lengths != width) & known)
     if len(uneven):
         raise ShapeError(
             f"column '{column.name}' holds {lengths[uneven[0]]:.0f} numbers in data row {uneven[0] + 1}",
@@ -253,5 +244,6 @@ def _lists(column: pl.Series) -> np.ndarray[Any, Any]:
             fix="Make all lists equally long",
         )
     matrix = np.full((len(column), width), np.nan)
-    matrix[~np.isnan(lengths)] = lists.drop_nulls().explode().cast(pl.Float64).to_numpy().reshape(-1, width)
+    if width:
+        matrix[known] = lists.drop_nulls().explode().cast(pl.Float64).to_numpy().reshape(-1, width)
     return matrix

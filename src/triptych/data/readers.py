@@ -228,7 +228,11 @@ def _guess(frame: pl.DataFrame, well_known: Collection[str], flag: str) -> str:
 
 def _numbers(column: pl.Series) -> FloatArray:
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Boolean)):
-        raise _wrong(column, 0, "numbers")
+        raise DataError(
+            f"column '{column.name}' holds {column.dtype} values",
+            wanted="numbers",
+            fix="Choose another column",
+        )
     numbers = column.cast(pl.Float64, strict=False)
     _refuse(column, ~numbers.is_finite().fill_null(value=False), "a finite number")
     return numbers.to_numpy()
@@ -274,12 +278,9 @@ def _labels(column: pl.Series, meaning: Mapping[str, int]) -> LabelArray:
 
 def _refuse(column: pl.Series, bad: pl.Series, wanted: str) -> None:
     if bad.any():
-        raise _wrong(column, int(bad.arg_max() or 0), wanted)
-
-
-def _wrong(column: pl.Series, at: int, wanted: str) -> DataError:
-    return DataError(
-        f"column '{column.name}' holds {column[at]!r} in data row {at + 1}",
-        wanted=f"{wanted} in every row",
-        fix="Repair or remove such rows, or choose another column",
-    )
+        at = int(bad.arg_max() or 0)
+        raise DataError(
+            f"column '{column.name}' holds {column[at]!r} in data row {at + 1}",
+            wanted=f"{wanted} in every row",
+            fix="Repair or remove such rows, or choose another column",
+        )

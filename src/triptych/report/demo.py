@@ -111,7 +111,7 @@ def run_demo(
         user_id = str(data.users.ids[user])
         result = DemoResult(
             facts={"users": data.n_users, "items": data.n_items, "interactions": len(data.interactions),
-                   "noise": noise, "seed": seed},
+                   "noise": noise, "seed": seed, "sparse_at_most": SPARSE_AT_MOST},
             comparison=comparison,
             metrics=tuple(name for name in comparison[0] if name != "model"),
             user_id=user_id,

@@ -1,32 +1,27 @@
-"""A run: one trained model with all that says how it came to be, in memory and as a folder.
+"""A trained model: evaluated, asked, saved and read back.
 
-The folder holds `run.json` (settings, seed, versions, data and split by hash, curves, figures),
-`embeddings.safetensors` (what scoring needs), `model.safetensors` (all weights of the best epoch)
-and `data/` (ids, item table, and the split as labels): enough to evaluate and to recommend, without
-the features and without the training code.
+The folder of a run holds `run.json` (settings, seed, versions, data and split by hash, curves,
+figures), `embeddings.safetensors` (what scoring needs), `model.safetensors` (all weights of the best
+epoch) and `data/` (ids, item table, and the split as labels): enough to evaluate and to recommend,
+without the features and without the training code.
 """
 
 from __future__ import annotations
 
-import platform
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from triptych.data.dataset import Dataset
 from triptych.data.interactions import RawId
 from triptych.data.split import Pairs, PartName, Split
 from triptych.errors import StorageError
-from triptych.evaluation.metrics import parse_metric
 from triptych.evaluation.ranking import (
     Masked,
     Ranking,
@@ -36,74 +31,14 @@ from triptych.evaluation.ranking import (
     rank_unseen,
     top_k,
 )
-from triptych.files import (
-    checksums,
-    new_folder,
-    read_arrays,
-    read_json,
-    verify,
-    write_arrays,
-    write_json,
-)
-from triptych.models.base import ModelConfig, ModelInputs
-from triptych.models.registry import create_model, make_config, model_entry, model_entry_of
+from triptych.files import checksums, new_folder, read_arrays, read_json, verify, write_arrays, write_json
+from triptych.runs.record import SCHEMA_VERSION, RunRecord
 from triptych.scorer import Embeddings, EmbeddingScorer
-from triptych.training.config import TrainConfig
-from triptych.training.device import resolve_device
-from triptych.training.sampler import TripletSampler
-from triptych.training.trainer import EpochRecord, Observer, Trainer, isolated_rng
 
-SCHEMA_VERSION = 1
 RUN = "run.json"
 
 Excluded = Literal["train", "train+valid", "all"]
 """Which interactions of a user keep an item off the list; "all" are train, valid and test."""
-
-
-class RunRecord(BaseModel):
-    """What is written down of a run; JSON values only. Figures are unrounded means over users."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    kind: Literal["triptych.run"] = "triptych.run"
-    schema_version: int = SCHEMA_VERSION
-    model: str
-    """Registry name."""
-    model_settings: dict[str, Any]
-    """The model's config."""
-    train_settings: dict[str, Any]
-    """The training loop's config."""
-    seed: int
-    device: str
-    versions: dict[str, str]
-    """Of Triptych, torch, numpy and Python."""
-    data: str
-    """The data set's name."""
-    data_hash: str
-    split_hash: str
-    split: dict[str, Any]
-    """How the data was split, and into how many pairs."""
-    best_epoch: int
-    """The epoch whose weights were kept, counted from 1."""
-    history: list[EpochRecord]
-    valid: dict[str, float]
-    """Validation figures of the best epoch."""
-    test: dict[str, float]
-    """Test figures of the same weights; empty if the split has no test part."""
-    protocol: dict[str, Any]
-    """How the test figures were measured."""
-    seconds_per_epoch: float
-    """Median wall time of an epoch without evaluation."""
-    seconds_per_evaluation: float
-    """Median wall time of one evaluation of the validation part."""
-    peak_memory_bytes: int
-    """Of the process; on CUDA, of the device's allocator."""
-
-    def summary(self) -> dict[str, Any]:
-        """Give the figures that the command line prints."""
-        figures = {"model", "data", "seed", "device", "best_epoch", "valid", "test", "protocol",
-                   "seconds_per_epoch", "seconds_per_evaluation", "peak_memory_bytes"}  # fmt: skip
-        return {**self.model_dump(mode="json", include=figures), "epochs": len(self.history)}
 
 
 @dataclass(frozen=True)
@@ -244,107 +179,6 @@ class Run:
         ]  # fmt: skip
 
 
-def train(
-    model: str | ModelConfig,
-    split: Split,
-    *,
-    seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
-    config: TrainConfig | None = None,
-    device: str = "auto",
-    k: Sequence[int] = (10, 20),
-    masked: Masked = "train",
-    graph_cache: Path | None = None,
-    checkpoint_dir: Path | None = None,
-    checkpoint_every: int = 10,
-    resume: bool = False,
-    observer: Observer | None = None,
-) -> Run:
-    """Train a model on a split, choosing the epoch on its validation part, and measure it once on test.
-
-    On a CPU with the same number of threads, the same arguments give the same bytes.
-
-    Args:
-        model: a registry name, or the settings object of a model.
-        split: what to learn, to choose by, and to measure.
-        seed: of first weights, batches and all else that is drawn.
-        settings: fields of the model's settings, if `model` is a name.
-        config: how to train.
-        device: "auto", "cpu", "cuda", "cuda:N".
-        k: list lengths of the figures.
-        masked: whose items are no candidates at test time.
-        graph_cache: folder that keeps item neighbours between processes.
-        checkpoint_dir: where to save on the way; removed when training ends well.
-        checkpoint_every: epochs between saves.
-        resume: go on from the checkpoint in `checkpoint_dir`.
-        observer: is told of progress.
-
-    Raises:
-        ConfigError: a name, a setting or a combination cannot work.
-        TrainingError: a loss is NaN or infinite.
-        StorageError: the checkpoint to resume from is missing, damaged, or of another experiment.
-    """
-    model_config = make_config(model_entry(model).config, settings or {}) if isinstance(model, str) else model
-    entry, config, where = model_entry_of(model_config), config or TrainConfig(), resolve_device(device)
-    lengths = check_lengths([*k, parse_metric(config.metric)[1]], split.n_items)
-    inputs = ModelInputs.from_split(split, graph_cache)
-    identity = {"model": entry.name, "model settings": model_config.model_dump(mode="json"),
-                "training settings": config.model_dump(mode="json"), "seed": seed,
-                "data or split": split.content_hash, "device": where.type}  # fmt: skip
-    with isolated_rng(seed, where):
-        network = create_model(model_config, inputs).to(where)
-        sampler = TripletSampler(
-            inputs.user, inputs.item, inputs.n_users, inputs.n_items,
-            batch_size=config.batch_size, negatives=network.negatives, mode=config.sampler, seed=seed,
-        )  # fmt: skip
-        trainer = Trainer(
-            network,
-            sampler,
-            lambda scorer: evaluate_ranking(scorer, split, "valid", lengths).mean(),
-            config,
-            device=where,
-            checkpoint_dir=checkpoint_dir,
-            checkpoint_every=checkpoint_every,
-            identity=identity,
-            observer=observer,
-        )
-        if resume:
-            trainer.restore(_required(checkpoint_dir))
-        result = trainer.run()
-        scorer = network.scorer()
-    test = evaluate_ranking(scorer, split, "test", lengths, masked=masked) if len(split.test) else None
-    evaluated = [epoch for epoch in result.history if epoch.valid is not None]
-    record = RunRecord(
-        model=entry.name,
-        model_settings=model_config.model_dump(mode="json"),
-        train_settings=config.model_dump(mode="json"),
-        seed=seed,
-        device=str(where),
-        versions={
-            "triptych": version("triptych"),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        data=split.data.name,
-        data_hash=split.data.content_hash,
-        split_hash=split.content_hash,
-        split=dict(split.protocol),
-        best_epoch=result.best_epoch,
-        history=result.history,
-        valid=result.history[result.best_epoch - 1].valid or {},
-        test=test.mean() if test else {},
-        protocol=dict(test.protocol) if test else {},
-        seconds_per_epoch=float(np.median([epoch.train_seconds for epoch in result.history])),
-        seconds_per_evaluation=float(np.median([epoch.eval_seconds for epoch in evaluated])),
-        peak_memory_bytes=result.peak_memory_bytes,
-    )
-    if checkpoint_dir is not None:
-        shutil.rmtree(checkpoint_dir, ignore_errors=True)
-    weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-    return Run(record, scorer, split, weights)
-
-
 def evaluate(
     run: Run, on: PartName = "test", k: Sequence[int] = (10, 20), *, masked: Masked = "train"
 ) -> Ranking:
@@ -382,11 +216,3 @@ def load(path: str | Path) -> Run:
     split = replace(Split.by_label(data), protocol=record.split)
     scorer = EmbeddingScorer(Embeddings(torch.from_numpy(arrays["users"]), torch.from_numpy(arrays["items"])))
     return Run(record, scorer, split, weights)
-
-
-def _required(checkpoint_dir: Path | None) -> Path:
-    if checkpoint_dir is None:
-        raise StorageError(
-            "there is no folder to resume from", wanted="a checkpoint_dir", fix="Give checkpoint_dir"
-        )
-    return checkpoint_dir

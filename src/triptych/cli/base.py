@@ -1,0 +1,70 @@
+"""The command's frame: the application, the options commands share, and how their words are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from triptych.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from triptych.evaluation.ranking import Masked
+
+app = typer.Typer(
+    help="Multimodal graph recommendation: prepare data, train, evaluate honestly, recommend.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")]
+Lengths = Annotated[str, typer.Option("-k", "--k", help="List lengths, with commas between them.")]
+MaskedOption = Annotated[
+    str, typer.Option("--masked", help="Items that are no candidates at test time: train, or train+valid.")
+]
+DataFolder = Annotated[
+    Path, typer.Argument(help="A data set folder made by `triptych prepare`.", metavar="DATA")
+]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `triptych train`.", metavar="RUN")]
+
+
+def read_lengths(text: str) -> list[int]:
+    """Read "10,20" as list lengths."""
+    try:
+        return [int(piece) for piece in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"list lengths {text!r}",
+            wanted="whole numbers with commas between them",
+            fix="Write for example --k 10,20",
+        ) from None
+
+
+def read_choice(option: str, value: str, choices: tuple[str, ...]) -> Any:
+    """Take one of some words, or name the nearest."""
+    if value not in choices:
+        raise ConfigError(f"{option} {value}", wanted=" or ".join(choices), fix=nearest(value, choices))
+    return value
+
+
+def read_masked(value: str) -> Masked:
+    """Read which items are masked."""
+    masked: Masked = read_choice("--masked", value, ("train", "train+valid"))
+    return masked
+
+
+def read_modality_and_file(text: str) -> tuple[str, Path]:
+    """Read "image=vectors.npy"."""
+    modality, equals, file = text.partition("=")
+    if not (modality and equals and file):
+        raise ConfigError(
+            f"--features {text!r}",
+            wanted="MODALITY=FILE",
+            fix="Write for example --features image=vectors.npy",
+        )
+    return modality, Path(file)

@@ -1,0 +1,291 @@
+"""Commands about models: training, evaluating, recommending, and what there is."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from triptych.cli.base import (
+    DataFolder,
+    Json,
+    Lengths,
+    MaskedOption,
+    Overwrite,
+    RunFolder,
+    app,
+    read_choice,
+    read_lengths,
+    read_masked,
+)
+from triptych.cli.output import out, print_facts, print_json, print_table
+from triptych.errors import StorageError
+
+if TYPE_CHECKING:
+    from triptych.data.dataset import Dataset
+    from triptych.data.split import Split
+    from triptych.evaluation.ranking import Ranking
+
+
+@app.command(epilog="Example: `triptych train freedom data/shop --set n_layers=2 --seed 7`")
+def train(
+    model: Annotated[str, typer.Argument(help="A model's name, or a recipe: FILE.toml.", metavar="MODEL")],
+    data: DataFolder,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A setting of model or training; repeat."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    epochs: Annotated[int | None, typer.Option(help="At most so many; short for --set epochs=N.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="label, ratio, leave-one-out or time; by default label if the data has one, else ratio."
+        ),
+    ] = None,
+    split_seed: Annotated[
+        int, typer.Option(help="Of the split; the same for all --seed, so that they compare.")
+    ] = 999,
+    k: Lengths = "10,20",
+    masked: MaskedOption = "train",
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="The run folder; by default runs/MODEL-DATA-seedN.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    checkpoint_every: Annotated[int, typer.Option(help="Epochs between checkpoints.")] = 10,
+    graph_cache: Annotated[
+        Path | None,
+        typer.Option(envvar="TRIPTYCH_CACHE", help="Folder that keeps item neighbours between calls."),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model, choose its epoch on validation, measure it once on test, and save the run."""
+    from triptych.cli.output import TrainingProgress
+    from triptych.data.dataset import Dataset
+    from triptych.files import check_new_folder
+    from triptych.runs import RUN
+    from triptych.runs import train as train_run
+    from triptych.training.recipe import find_recipe, parse_settings
+
+    chosen = parse_settings(settings or []) | ({} if epochs is None else {"epochs": epochs})
+    recipe = find_recipe(model).with_settings(chosen)
+    model_config, train_config = recipe.configs()
+    dataset = Dataset.load(data)
+    folder = out_folder or Path("runs") / f"{recipe.model}-{dataset.name}-seed{seed}"
+    check_new_folder(folder, marker=RUN, overwrite=overwrite)
+    checkpoints = folder.with_name(folder.name + ".checkpoint")
+    if checkpoints.exists() and not (resume or overwrite):
+        raise StorageError(
+            f"{checkpoints} holds an unfinished training",
+            wanted="a decision what to do with it",
+            fix="Pass --resume to go on, or --overwrite to begin anew",
+        )
+    with TrainingProgress(recipe.model, train_config.epochs, train_config.metric) as progress:
+        result = train_run(
+            model_config,
+            _split(dataset, split, split_seed),
+            seed=seed,
+            config=train_config,
+            device=device,
+            k=read_lengths(k),
+            masked=read_masked(masked),
+            graph_cache=graph_cache,
+            checkpoint_dir=checkpoints,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            observer=progress,
+        )
+    result.save(folder, overwrite=overwrite)
+    summary = {**result.record.summary(), "run": str(folder)}
+    if as_json:
+        print_json(summary)
+        return
+    record = result.record
+    print_table(
+        f"{record.model} on {record.data}, seed {seed}: epoch {record.best_epoch} of {len(record.history)} "
+        f"has the best {train_config.metric}",
+        ["metric", "valid", "test"],
+        [[metric, value, record.test.get(metric)] for metric, value in record.valid.items()],
+        notes=f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s "
+        f"an evaluation, {record.peak_memory_bytes / 2**20:,.0f} MiB at most, on {record.device}.\n"
+        f"Saved: {folder}",
+    )
+
+
+@app.command(epilog="Example: `triptych evaluate runs/freedom-shop-seed7 --k 5,10,50 --masked train+valid`")
+def evaluate(
+    run_folder: RunFolder,
+    on: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    k: Lengths = "10,20",
+    masked: MaskedOption = "train",
+    per_user: Annotated[
+        Path | None, typer.Option(help="Write every user's figures to this CSV file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a saved run on its own split, by full ranking."""
+    from triptych.runs import evaluate as evaluate_run
+    from triptych.runs import load
+
+    run = load(run_folder)
+    ranking = evaluate_run(
+        run, read_choice("--on", on, ("valid", "test")), read_lengths(k), masked=read_masked(masked)
+    )
+    if per_user is not None:
+        _write_per_user(per_user, run.split.data.users.ids[ranking.users].tolist(), ranking)
+    if as_json:
+        print_json(
+            {
+                "run": str(run_folder),
+                "model": run.record.model,
+                "metrics": ranking.mean(),
+                "protocol": dict(ranking.protocol),
+            }
+        )
+        return
+    lengths = ranking.protocol["k"]
+    means = ranking.mean()
+    names = list(dict.fromkeys(name.partition("@")[0] for name in means))
+    print_table(
+        f"{run.record.model} on {run.record.data}, {on}",
+        ["metric", *(f"@{length}" for length in lengths)],
+        [[name, *(means[f"{name}@{length}"] for length in lengths)] for name in names],
+        notes=str(ranking).splitlines()[-1],
+    )
+
+
+@app.command(epilog="Example: `triptych recommend runs/freedom-shop-seed7 u0042 u0007 --k 5`")
+def recommend(
+    run_folder: RunFolder,
+    users: Annotated[list[str], typer.Argument(help="Raw user ids.", metavar="USER...")],
+    k: Annotated[int, typer.Option("-k", "--k", help="List length.")] = 10,
+    exclude: Annotated[
+        str, typer.Option(help="Items left out because the user has them: train, train+valid or all.")
+    ] = "all",
+    as_json: Json = False,
+) -> None:
+    """List the best items for users; a user without training interactions gets popular items."""
+    from triptych.runs import load
+
+    run = load(run_folder)
+    lists = run.recommend(
+        users, k, exclude=read_choice("--exclude", exclude, ("train", "train+valid", "all"))
+    )
+    if as_json:
+        answers = [
+            {"user_id": entry.user_id, "basis": entry.basis, "items": [vars(item) for item in entry.items]}
+            for entry in lists
+        ]
+        print_json(
+            {
+                "run": str(run_folder),
+                "model": run.record.model,
+                "excluded": exclude,
+                "recommendations": answers,
+            }
+        )
+        return
+    for entry in lists:
+        basis = "" if entry.basis == "model" else " (no training interactions: the most popular items)"
+        print_table(
+            f"User {entry.user_id}{basis}",
+            ["place", "item", "title", "score"],
+            [
+                (place, str(item.item_id), item.title or "", item.score)
+                for place, item in enumerate(entry.items, start=1)
+            ],
+        )
+
+
+@app.command(epilog="Example: `triptych similar runs/freedom-shop-seed7 mug-0137 --k 5`")
+def similar(
+    run_folder: RunFolder,
+    item: Annotated[str, typer.Argument(help="A raw item id.", metavar="ITEM")],
+    k: Annotated[int, typer.Option("-k", "--k", help="List length.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """List the items nearest to an item by the cosine of their embeddings."""
+    from triptych.runs import load
+
+    run = load(run_folder)
+    items = run.similar(item, k)
+    if as_json:
+        print_json({"run": str(run_folder), "item_id": item, "items": [vars(entry) for entry in items]})
+        return
+    print_table(
+        f"Items like {item}",
+        ["place", "item", "title", "cosine"],
+        [
+            (place, str(entry.item_id), entry.title or "", entry.score)
+            for place, entry in enumerate(items, start=1)
+        ],
+    )
+
+
+@app.command(epilog="Example: `triptych models --json`")
+def models(as_json: Json = False) -> None:
+    """List the models, and the recipes that come with Triptych."""
+    from triptych.models.registry import models as known_models
+    from triptych.training.recipe import shipped_recipes
+
+    entries = [entry.as_dict() for entry in known_models()]
+    if as_json:
+        print_json({"models": entries, "recipes": shipped_recipes()})
+        return
+    rows = [
+        (e["name"], str(e["year"]), e["kind"], ", ".join(e["modalities"]) or "–", e["paper"]) for e in entries
+    ]
+    print_table(None, ["model", "year", "kind", "modalities", "paper"], rows)
+    out.print("\nRecipes: " + ", ".join(shipped_recipes()), highlight=False)
+
+
+@app.command(epilog="Example: `triptych doctor runs/freedom-shop-seed7`")
+def doctor(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A data set or run to check.", metavar="[FOLDER]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine offers and, for a data set or a run, check every file of it."""
+    from triptych.report.doctor import check_folder, machine_facts
+
+    facts = machine_facts()
+    if folder is not None:
+        facts["checked"] = check_folder(folder)
+    if as_json:
+        print_json(facts)
+        return
+    print_facts(facts)
+
+
+def _split(data: Dataset, kind: str | None, seed: int) -> Split:
+    from triptych.data.split import Split
+
+    if kind is None:
+        kind = "ratio" if data.interactions.label is None else "label"
+    makers: dict[str, Callable[[], Split]] = {
+        "label": lambda: Split.by_label(data),
+        "ratio": lambda: Split.by_ratio(data, rng=seed),
+        "leave-one-out": lambda: Split.leave_one_out(data, rng=seed),
+        "time": lambda: Split.by_time(data),
+    }
+    return makers[read_choice("--split", kind, tuple(makers))]()
+
+
+def _write_per_user(path: Path, user_ids: list[Any], ranking: Ranking) -> None:
+    from triptych.files import write_atomic
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["user_id", *ranking.values])
+            writer.writerows(
+                zip(user_ids, *(values.tolist() for values in ranking.values.values()), strict=True)
+            )
+
+    write_atomic(path, write)

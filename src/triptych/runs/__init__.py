@@ -1,0 +1,7 @@
+"""Runs: trained models with all that says how they came to be."""
+
+from triptych.runs.record import RunRecord
+from triptych.runs.run import RUN, Recommendation, Run, ScoredItem, evaluate, load
+from triptych.runs.train import train
+
+__all__ = ["RUN", "Recommendation", "Run", "RunRecord", "ScoredItem", "evaluate", "load", "train"]

@@ -1,0 +1,57 @@
+"""What is written down of a run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from triptych.training.trainer import EpochRecord
+
+SCHEMA_VERSION = 1
+
+
+class RunRecord(BaseModel):
+    """What is written down of a run; JSON values only. Figures are unrounded means over users."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["triptych.run"] = "triptych.run"
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    """Registry name."""
+    model_settings: dict[str, Any]
+    """The model's config."""
+    train_settings: dict[str, Any]
+    """The training loop's config."""
+    seed: int
+    device: str
+    versions: dict[str, str]
+    """Of Triptych, torch, numpy and Python."""
+    data: str
+    """The data set's name."""
+    data_hash: str
+    split_hash: str
+    split: dict[str, Any]
+    """How the data was split, and into how many pairs."""
+    best_epoch: int
+    """The epoch whose weights were kept, counted from 1."""
+    history: list[EpochRecord]
+    valid: dict[str, float]
+    """Validation figures of the best epoch."""
+    test: dict[str, float]
+    """Test figures of the same weights; empty if the split has no test part."""
+    protocol: dict[str, Any]
+    """How the test figures were measured."""
+    seconds_per_epoch: float
+    """Median wall time of an epoch without evaluation."""
+    seconds_per_evaluation: float
+    """Median wall time of one evaluation of the validation part."""
+    peak_memory_bytes: int
+    """Of the process; on CUDA, of the device's allocator."""
+
+    def summary(self) -> dict[str, Any]:
+        """Give the figures that the command line prints."""
+        figures = {"model", "data", "seed", "device", "best_epoch", "valid", "test", "protocol",
+                   "seconds_per_epoch", "seconds_per_evaluation", "peak_memory_bytes"}  # fmt: skip
+        return {**self.model_dump(mode="json", include=figures), "epochs": len(self.history)}

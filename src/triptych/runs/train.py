@@ -1,0 +1,135 @@
+"""From a split to a run: model, sampler, loop, evaluator and record, put together."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from triptych.data.split import Split
+from triptych.errors import StorageError
+from triptych.evaluation.metrics import parse_metric
+from triptych.evaluation.ranking import Masked, check_lengths, evaluate_ranking
+from triptych.models.base import ModelConfig, ModelInputs
+from triptych.models.registry import create_model, make_config, model_entry, model_entry_of
+from triptych.runs.record import RunRecord
+from triptych.runs.run import Run
+from triptych.training.config import TrainConfig
+from triptych.training.device import resolve_device
+from triptych.training.sampler import TripletSampler
+from triptych.training.trainer import Observer, Trainer, isolated_rng
+
+
+def train(
+    model: str | ModelConfig,
+    split: Split,
+    *,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    config: TrainConfig | None = None,
+    device: str = "auto",
+    k: Sequence[int] = (10, 20),
+    masked: Masked = "train",
+    graph_cache: Path | None = None,
+    checkpoint_dir: Path | None = None,
+    checkpoint_every: int = 10,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Run:
+    """Train a model on a split, choosing the epoch on its validation part, and measure it once on test.
+
+    On a CPU with the same number of threads, the same arguments give the same bytes.
+
+    Args:
+        model: a registry name, or the settings object of a model.
+        split: what to learn, to choose by, and to measure.
+        seed: of first weights, batches and all else that is drawn.
+        settings: fields of the model's settings, if `model` is a name.
+        config: how to train.
+        device: "auto", "cpu", "cuda", "cuda:N".
+        k: list lengths of the figures.
+        masked: whose items are no candidates at test time.
+        graph_cache: folder that keeps item neighbours between processes.
+        checkpoint_dir: where to save on the way; removed when training ends well.
+        checkpoint_every: epochs between saves.
+        resume: go on from the checkpoint in `checkpoint_dir`.
+        observer: is told of progress.
+
+    Raises:
+        ConfigError: a name, a setting or a combination cannot work.
+        TrainingError: a loss is NaN or infinite.
+        StorageError: the checkpoint to resume from is missing, damaged, or of another experiment.
+    """
+    model_config = make_config(model_entry(model).config, settings or {}) if isinstance(model, str) else model
+    entry, config, where = model_entry_of(model_config), config or TrainConfig(), resolve_device(device)
+    lengths = check_lengths([*k, parse_metric(config.metric)[1]], split.n_items)
+    inputs = ModelInputs.from_split(split, graph_cache)
+    identity = {"model": entry.name, "model settings": model_config.model_dump(mode="json"),
+                "training settings": config.model_dump(mode="json"), "seed": seed,
+                "data or split": split.content_hash, "device": where.type}  # fmt: skip
+    with isolated_rng(seed, where):
+        network = create_model(model_config, inputs).to(where)
+        sampler = TripletSampler(
+            inputs.user, inputs.item, inputs.n_users, inputs.n_items,
+            batch_size=config.batch_size, negatives=network.negatives, mode=config.sampler, seed=seed,
+        )  # fmt: skip
+        trainer = Trainer(
+            network,
+            sampler,
+            lambda scorer: evaluate_ranking(scorer, split, "valid", lengths).mean(),
+            config,
+            device=where,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_every=checkpoint_every,
+            identity=identity,
+            observer=observer,
+        )
+        if resume:
+            trainer.restore(_required(checkpoint_dir))
+        result = trainer.run()
+        scorer = network.scorer()
+    test = evaluate_ranking(scorer, split, "test", lengths, masked=masked) if len(split.test) else None
+    evaluated = [epoch for epoch in result.history if epoch.valid is not None]
+    record = RunRecord(
+        model=entry.name,
+        model_settings=model_config.model_dump(mode="json"),
+        train_settings=config.model_dump(mode="json"),
+        seed=seed,
+        device=str(where),
+        versions={
+            "triptych": version("triptych"),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        data=split.data.name,
+        data_hash=split.data.content_hash,
+        split_hash=split.content_hash,
+        split=dict(split.protocol),
+        best_epoch=result.best_epoch,
+        history=result.history,
+        valid=result.history[result.best_epoch - 1].valid or {},
+        test=test.mean() if test else {},
+        protocol=dict(test.protocol) if test else {},
+        seconds_per_epoch=float(np.median([epoch.train_seconds for epoch in result.history])),
+        seconds_per_evaluation=float(np.median([epoch.eval_seconds for epoch in evaluated])),
+        peak_memory_bytes=result.peak_memory_bytes,
+    )
+    if checkpoint_dir is not None:
+        shutil.rmtree(checkpoint_dir, ignore_errors=True)
+    weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    return Run(record, scorer, split, weights)
+
+
+def _required(checkpoint_dir: Path | None) -> Path:
+    if checkpoint_dir is None:
+        raise StorageError(
+            "there is no folder to resume from", wanted="a checkpoint_dir", fix="Give checkpoint_dir"
+        )
+    return checkpoint_dir
