@@ -11,7 +11,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-class Crash(Exception):
+class CrashError(Exception):
     pass
 
 
@@ -29,9 +29,9 @@ def test_a_crash_while_writing_keeps_the_old_file(tmp_path):
 
     def half(file):
         file.write_text("ne")
-        raise Crash
+        raise CrashError
 
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         files.write_atomic(path, half)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["x.txt"]
@@ -60,9 +60,8 @@ def fill(path, text, **options):
 
 def test_new_folder_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "out"
-    with pytest.raises(Crash), files.new_folder(path, marker="mark") as folder:
-        (folder / "mark").write_text("half")
-        raise Crash
+    with pytest.raises(FileNotFoundError), files.new_folder(path, marker="mark") as folder:
+        (folder / "mark").write_bytes((folder / "not there").read_bytes())
     assert names(tmp_path) == []
     fill(path, "one")
     with pytest.raises(StorageError, match="--overwrite"):
@@ -75,8 +74,8 @@ def test_new_folder_appears_whole_or_not_at_all(tmp_path):
 def test_a_crash_while_overwriting_keeps_the_old_folder(tmp_path):
     path = tmp_path / "out"
     fill(path, "old")
-    with pytest.raises(Crash), files.new_folder(path, marker="mark", overwrite=True):
-        raise Crash
+    with pytest.raises(CrashError), files.new_folder(path, marker="mark", overwrite=True):
+        raise CrashError
     assert (path / "mark").read_text() == "old"
     assert names(tmp_path) == ["out"]
 

@@ -35,7 +35,7 @@ def read_table(path: str | Path) -> pl.DataFrame:
         )
     try:
         frame = reader(path)
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
             f"{path} cannot be read: {reason}",

@@ -1,0 +1,315 @@
+import gzip
+import json
+from datetime import UTC, date, datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triptych.data import tables
+from triptych.data.interactions import TEST, TRAIN, VALID
+from triptych.data.readers import (
+    Columns,
+    ReadCounts,
+    interactions_from_frame,
+    read_interactions,
+    read_item_table,
+)
+from triptych.data.tables import read_table
+from triptych.errors import ConfigError, DataError, TriptychError
+
+ROWS = [(11, 5, 4.5, 100, 0), (11, 7, 3.0, 200, 1), (2, 5, 1.0, 300, 0), (11, 5, 2.0, 50, 0)]
+NAMES = ("user_id", "item_id", "rating", "timestamp", "x_label")
+ALL = Columns(rating="rating", timestamp="timestamp", label="x_label")
+
+
+def text(separator, names=NAMES):
+    return "".join(separator.join(map(str, row)) + "\n" for row in (names, *ROWS))
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def table():
+    return pl.DataFrame(ROWS, schema=list(NAMES), orient="row")
+
+
+FORMATS = {
+    "a.csv": lambda path: path.write_text(text(",")),
+    "crlf.CSV": lambda path: path.write_bytes(b"\xef\xbb\xbf" + text(",").replace("\n", "\r\n").encode()),
+    "blank.csv": lambda path: path.write_text(text(",").replace("\n", "\n\n")),
+    "quoted.csv": lambda path: path.write_text(text(",").replace("user_id", '"user_id"')),
+    "brackets[1].csv": lambda path: path.write_text(text(",")),
+    "a.csv.gz": lambda path: path.write_bytes(gzip.compress(text(",").encode())),
+    "a.tsv": lambda path: path.write_text(text("\t")),
+    "a.inter": lambda path: path.write_text(text("\t")),
+    "typed.inter": lambda path: path.write_text(
+        text("\t", ("user_id:token", "item_id:token", "rating:float", "timestamp:float", "x_label:float"))
+    ),
+    "a.parquet": lambda path: table().write_parquet(path),
+    "int32.parquet": lambda path: (
+        table().cast({pl.Int64: pl.Int32, pl.Float64: pl.Float32}).write_parquet(path)
+    ),
+    "a.jsonl": lambda path: table().write_ndjson(path),
+    "brackets[1].ndjson": lambda path: table().write_ndjson(path),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_interactions(tmp_path, name):
+    FORMATS[name](tmp_path / name)
+    data, counts = read_interactions(tmp_path / name, ALL)
+    expected, _ = interactions_from_frame(table(), ALL)
+    assert data.content_hash == expected.content_hash
+    assert counts == ReadCounts(rows=4, below_threshold=0, duplicates=1)
+    assert data.users.ids.tolist() == [2, 11]
+    assert data.rating.tolist() == [1.0, 2.0, 3.0]
+    assert data.label.tolist() == [TRAIN, TRAIN, VALID]
+
+
+def test_an_inter_file_gives_its_columns_unasked(tmp_path):
+    data, _ = read_interactions(write(tmp_path, "a.inter", text("\t")))
+    assert data.rating is not None
+    assert data.timestamp is not None
+    assert data.label is not None
+    plain, _ = read_interactions(write(tmp_path, "a.csv", text(",")))
+    assert plain.rating is plain.timestamp is plain.label is None
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "inter"])
+def test_text_ids_keep_their_spelling(tmp_path, suffix):
+    separator = "," if suffix == "csv" else "\t"
+    lines = [separator.join(row) for row in (("user", "item"), ("007", "1"), ("7", "2"), ("-3", "9"))]
+    data, _ = read_interactions(write(tmp_path, f"a.{suffix}", "\n".join(lines)))
+    assert data.users.ids.tolist() == ["-3", "007", "7"]
+    assert data.items.ids.tolist() == [1, 2, 9]
+
+
+@given(
+    st.lists(st.one_of(st.integers(-(2**64), 2**64), st.sampled_from(["+1", "-0", "01", "1_0", "1.0", "²"])))
+)
+def test_ids_become_integers_only_if_that_loses_nothing(tmp_path_factory, ids):
+    spelled = [str(raw) for raw in ids] or ["0"]
+    path = tmp_path_factory.mktemp("ids") / "a.csv"
+    path.write_text("user,item\n" + "".join(f"{raw},1\n" for raw in spelled), encoding="utf-8")
+    column = read_table(path)["user"]
+    assert [str(raw) for raw in column] == spelled
+    fits = all(isinstance(raw, int) and -(2**63) <= raw < 2**63 for raw in ids)
+    assert (column.dtype == pl.Int64) == fits
+
+
+@pytest.mark.parametrize(
+    ("user", "item"),
+    [("userID", "itemID"), ("userId", "movieId"), ("user", "item"), ("uid", "iid"), ("reviewerID", "asin")],
+)
+def test_well_known_names_are_found(user, item):
+    data, _ = interactions_from_frame(pl.DataFrame({"rating": [1.0], item: [2], user: [3]}))
+    assert (data.users.ids.tolist(), data.items.ids.tolist()) == ([3], [2])
+
+
+def test_a_guess_that_is_not_clear_lists_the_columns():
+    frame = pl.DataFrame({"user_id": ["a"], "asin": ["b"], "parent_asin": ["c"]})
+    with pytest.raises(DataError, match=r"user_id, asin, parent_asin.*--item COLUMN"):
+        interactions_from_frame(frame)
+    with pytest.raises(
+        DataError, match=r"no column has a well-known name for --user.*who, asin.*--user COLUMN"
+    ):
+        interactions_from_frame(pl.DataFrame({"who": ["a"], "asin": ["b"]}))
+    data, _ = interactions_from_frame(frame, Columns(item="parent_asin"))
+    assert data.items.ids.tolist() == ["c"]
+    with pytest.raises(DataError, match=r"no column 'score' \(--rating\).*user_id, asin, parent_asin"):
+        interactions_from_frame(frame, Columns(item="asin", rating="score"))
+
+
+def test_a_threshold_counts_what_it_drops():
+    data, counts = interactions_from_frame(table(), ALL, min_rating=2.0)
+    assert counts.as_dict() == {"rows": 4, "below_threshold": 1, "duplicates": 1}
+    assert data.n_users == 1
+    with pytest.raises(ConfigError, match="--rating COLUMN"):
+        interactions_from_frame(table(), min_rating=2.0)
+    with pytest.raises(DataError, match="no interactions"):
+        interactions_from_frame(table(), ALL, min_rating=9.0)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [0, 86_400],
+        [0.0, 86_400.0],
+        ["0", "86400.0"],
+        ["1970-01-01", "1970-01-02"],
+        ["1970-01-01T01:00:00+01:00", "1970-01-02T00:00:00Z"],
+        [date(1970, 1, 1), date(1970, 1, 2)],
+        [datetime(1970, 1, 1), datetime(1970, 1, 2)],
+        [datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC)],
+    ],
+)
+def test_times_are_numbers_or_dates(times):
+    frame = pl.DataFrame({"user": [1, 2], "item": [1, 2], "when": times})
+    data, _ = interactions_from_frame(frame, Columns(timestamp="when"))
+    assert data.timestamp.tolist() == [0.0, 86_400.0]
+    assert data.timestamp.dtype == np.float64
+
+
+def test_labels_by_word_number_or_given_meaning():
+    frame = pl.DataFrame({"user": [1, 1, 1], "item": [1, 2, 3]})
+    for labels, meaning in (
+        ([0, 1, 2], None),
+        ([0.0, 1.0, 2.0], None),
+        (["train", "valid", "test"], None),
+        (["a", "b", "c"], {"a": TRAIN, "b": VALID, "c": TEST}),
+    ):
+        labelled = frame.with_columns(pl.Series("part", labels))
+        data, _ = interactions_from_frame(labelled, Columns(label="part"), label_meaning=meaning)
+        assert data.label.tolist() == [TRAIN, VALID, TEST]
+        assert data.label.dtype == np.int8
+    with pytest.raises(ConfigError, match="--label COLUMN"):
+        interactions_from_frame(frame, label_meaning={"0": TRAIN})
+
+
+VALUES = [
+    ("rating", [5, None], r"'rating' holds None in data row 2"),
+    ("rating", [5.0, float("nan")], r"'rating' holds nan in data row 2"),
+    ("rating", [5.0, float("inf")], r"'rating' holds inf in data row 2"),
+    ("rating", ["good", "5"], r"'rating' holds 'good' in data row 1"),
+    ("rating", [[1], [2]], r"'rating' holds List\(Int64\) values; wanted numbers"),
+    ("timestamp", ["2024-01-01", "yesterday"], r"'timestamp' holds 'yesterday' in data row 2"),
+    ("timestamp", ["5", "2024-01-01"], r"'timestamp' holds '2024-01-01' in data row 2"),
+    ("timestamp", [datetime(2024, 1, 1), None], r"'timestamp' holds None in data row 2"),
+    ("label", ["train", "dev"], r"'label' holds the unknown labels 'dev'.*--label-meaning"),
+    ("label", [0, None], r"'label' holds None in data row 2"),
+    ("label", [0.5, 1.0], r"unknown labels '0.5'"),
+    ("user", ["a", None], r"'user' has 1 empty or bad ids, first in data row 2"),
+    ("user", ["", "b"], r"'user' has 1 .* data row 1"),
+    ("user", ["a", "a\0"], r"'user' has 1 .* data row 2"),
+    ("user", [1.0, 2.0], r"'user' holds Float64 values"),
+    ("user", [True, False], r"'user' holds Boolean values"),
+]
+
+
+@pytest.mark.parametrize(("role", "values", "message"), VALUES)
+def test_a_bad_value_is_named_with_column_and_row(tmp_path, role, values, message):
+    frame = pl.DataFrame({"user": [1, 2], "item": [1, 2]}).with_columns(pl.Series(role, values, strict=False))
+    columns = Columns() if role == "user" else Columns(**{role: role})
+    frame.write_parquet(tmp_path / "shop.parquet")
+    with pytest.raises(DataError, match=r"shop\.parquet: .*" + message):
+        read_interactions(tmp_path / "shop.parquet", columns)
+
+
+def test_integers_beyond_64_bits_are_no_ids():
+    frame = pl.DataFrame({"user": pl.Series([1, 2**63 + 5], dtype=pl.UInt64), "item": [1, 2]})
+    with pytest.raises(DataError, match=r"'user' has 1 .* data row 2"):
+        interactions_from_frame(frame)
+
+
+def parquet_bytes():
+    import io
+
+    file = io.BytesIO()
+    table().write_parquet(file)
+    return file.getvalue()
+
+
+BAD_FILES = {
+    "empty.csv": (b"", "is empty"),
+    "blank.csv": (b"\n\n", "cannot be read"),
+    "header.csv": (b"user,item\n", "holds no rows"),
+    "long.csv": (b"user,item\n1,2\n3,4,5\n", "more fields"),
+    "short.csv": (b"user,item\n1,2\n3\n", "'item' has 1 .* data row 2"),
+    "quote.csv": (b'user,item\n"1,2\n3,4\n', "cannot be read"),
+    "latin.csv": (b"user,item\n\xe9,2\n", "utf-8"),
+    "utf16.csv": ("user,item\nä,2\n".encode("utf-16"), "cannot be read"),
+    "twice.csv": (b"user,item,item\n1,2,3\n", "names 'item' twice"),
+    "twice.inter": (b"user:token\titem:token\titem:float\n1\t2\t3\n", "two columns of one name"),
+    "cut.csv.gz": (gzip.compress(text(",").encode() * 50)[:-30], "cannot be read"),
+    "cut.parquet": (parquet_bytes()[:-20], "cannot be read"),
+    "junk.parquet": (b"PAR1" + bytes(30) + b"PAR1", "cannot be read"),
+    "rows.parquet": (b"user,item\n1,2\n", "cannot be read"),
+    "cut.jsonl": (b'{"user": 1, "item": 2}\n{"user": 3, "it', "cannot be read"),
+    "list.jsonl": (b"[1, 2]\n", "cannot be read"),
+    "prose.jsonl": (b"once upon a time\n", "cannot be read"),
+    "table.xlsx": (b"PK\3\4", r"suffix '\.xlsx'; wanted a table: \.csv.*\.parquet"),
+    "model.pkl": (b"\x80\x04.", r"suffix '\.pkl'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_named(tmp_path, name):
+    content, message = BAD_FILES[name]
+    path = write(tmp_path, name, content)
+    with pytest.raises(DataError, match=f"(?s){name}.*{message}"):
+        read_interactions(path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_no_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.csv does not exist"):
+        read_table(tmp_path / "none.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match=r"folder\.csv is a folder"):
+        read_table(tmp_path / "folder.csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.inter", "a.parquet", "a.jsonl"])
+def test_damage_anywhere_gives_a_typed_error_or_a_table(tmp_path, name):
+    FORMATS[name](tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    rng, messages = np.random.default_rng(0), []
+    for _ in range(60):
+        damaged = bytearray(whole[: rng.integers(1, len(whole) + 1)])
+        # no flips in Parquet: polars aborts the whole process on some of them
+        for at in rng.integers(0, len(damaged), 0 if name.endswith("parquet") else 2):
+            damaged[at] = rng.integers(0, 256)
+        path = write(tmp_path, name, bytes(damaged))
+        try:
+            read_interactions(path)
+        except TriptychError as error:
+            messages.append(str(error))
+    assert messages
+    assert all(name in message for message in messages)
+
+
+def test_a_panic_in_the_parquet_reader_is_an_error_like_others(tmp_path, monkeypatch):
+    def panic(path):
+        raise pl.exceptions.PanicException("assertion failed")
+
+    FORMATS["a.parquet"](tmp_path / "a.parquet")
+    monkeypatch.setitem(tables._READERS, ".parquet", panic)
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read: assertion failed"):
+        read_table(tmp_path / "a.parquet")
+
+
+def test_item_table_names_its_columns(tmp_path):
+    path = tmp_path / "items.jsonl"
+    rows = [{"itemID": 3, "asin": "B1", "name": "Mug"}, {"itemID": 1, "asin": "B2", "name": None}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    items = read_item_table(path, like="itemID")
+    assert items.columns == ["item_id", "title", "asin"]
+    assert items.rows() == [(3, "Mug", "B1"), (1, None, "B2")]
+    assert read_item_table(path, item="asin", title="itemID").rows() == [
+        ("B1", "3", "Mug"),
+        ("B2", "1", None),
+    ]
+    with pytest.raises(DataError, match=r"items\.jsonl: more than one column could be meant for --item"):
+        read_item_table(path)
+    with pytest.raises(DataError, match=r"no column 'titel' \(--title\).*"):
+        read_item_table(path, item="asin", title="titel")
+
+
+def test_recbole_item_files_are_item_tables(tmp_path):
+    path = write(tmp_path, "ml.item", 'item_id:token\tmovie_title:token_seq\n1\tThe "X" Files\n2\tHeat\n')
+    items = read_item_table(path, title="movie_title")
+    assert items.rows() == [(1, 'The "X" Files'), (2, "Heat")]
+
+
+def test_an_item_with_two_rows_is_refused(tmp_path):
+    path = write(tmp_path, "items.csv", "item,title\n5,a\n6,b\n5,c\n")
+    with pytest.raises(
+        DataError, match=r"items\.csv: column 'item' lists item 5 more than once, first in data row 1"
+    ):
+        read_item_table(path)
