@@ -20,7 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from triptych.errors import StorageError
+from triptych.errors import StorageError, TriptychError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -186,6 +186,45 @@ def checksums(folder: Path) -> dict[str, dict[str, object]]:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in files
     }
+
+
+@contextmanager
+def open_folder(
+    folder: Path, *, marker: str, kind: str, version: int, maker: str
+) -> Iterator[dict[str, Any]]:
+    """Check a folder against its marker file, and give the marker's content to a block that reads the rest.
+
+    Args:
+        folder: what to open.
+        marker: its JSON file, which names kind, schema version, and all other files with their checksums.
+        kind: what it should be, such as "data set".
+        version: the schema version that can be read.
+        maker: the command that makes such folders.
+
+    Raises:
+        StorageError: it is something else, of another version, or damaged; also for whatever the block
+            stumbles over, since then the marker does not describe what is there.
+    """
+    if not (folder / marker).is_file():
+        raise StorageError(
+            f"{folder} is not a {kind}: it holds no {marker}",
+            wanted=f"a folder that '{maker}' made",
+            fix=f"Check the path, or run '{maker}' first",
+        )
+    facts = read_json(folder / marker)
+    if facts.get("kind") != kind or facts.get("schema_version") != version:
+        raise StorageError(
+            f"{folder} holds schema version {facts.get('schema_version')} of a {facts.get('kind')}",
+            wanted=f"schema version {version} of a {kind}",
+            fix=f"Run '{maker}' again with this version of Triptych",
+        )
+    try:
+        verify(folder, facts["files"])
+        yield facts
+    except TriptychError:
+        raise
+    except Exception as error:
+        raise _damaged(folder / marker, f"it does not describe a whole {kind} ({error!r})") from error
 
 
 def verify(folder: Path, expected: dict[str, dict[str, object]]) -> None:

@@ -164,7 +164,7 @@ DAMAGES = {
     "no folder": (shutil.rmtree, "is not a data set"),
     "no manifest": (lambda folder: (folder / MANIFEST).unlink(), f"holds no {MANIFEST}"),
     "broken manifest": (lambda folder: (folder / MANIFEST).write_text("{"), "damaged"),
-    "another kind": (change_manifest(lambda manifest: manifest.update(kind="triptych.run")), "triptych.run"),
+    "another kind": (change_manifest(lambda manifest: manifest.update(kind="run")), "of a run"),
     "another version": (change_manifest(lambda manifest: manifest.update(schema_version=99)), "version 99"),
     "no checksums": (change_manifest(lambda manifest: manifest.pop("files")), "KeyError"),
     "odd checksums": (change_manifest(lambda manifest: manifest.update(files={"items.parquet": 3})), "does not desc"),

@@ -13,18 +13,18 @@ import polars as pl
 
 from triptych.data.features import ItemFeatures, check_modality
 from triptych.data.interactions import IdMap, Interactions, k_core
-from triptych.errors import DataError, ShapeError, StorageError
+from triptych.errors import DataError, ShapeError
 from triptych.files import (
     checksums,
     hash_arrays,
     new_folder,
+    open_folder,
     read_arrays,
-    read_json,
-    verify,
     write_arrays,
     write_json,
 )
 
+KIND = "data set"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
@@ -194,7 +194,7 @@ class Dataset:
         for name, features in self.features.items():
             write_arrays(folder / "features" / f"{name}.safetensors", features.to_arrays())
         manifest = {
-            "kind": "triptych.dataset",
+            "kind": KIND,
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
             "content_hash": self.content_hash,
@@ -212,29 +212,10 @@ class Dataset:
         Raises:
             StorageError: it is no data set, of another schema version, or damaged.
         """
-        folder = Path(path)
-        if not (folder / MANIFEST).is_file():
-            raise StorageError(
-                f"{folder} is not a data set: it holds no {MANIFEST}",
-                wanted="a folder that 'triptych prepare' made",
-                fix="Run 'triptych prepare FILE --out FOLDER' first",
-            )
-        manifest = read_json(folder / MANIFEST)
-        if manifest.get("kind") != "triptych.dataset" or manifest.get("schema_version") != SCHEMA_VERSION:
-            raise StorageError(
-                f"{folder} has schema version {manifest.get('schema_version')} of {manifest.get('kind')}",
-                wanted=f"version {SCHEMA_VERSION} of triptych.dataset",
-                fix="Prepare the data set again with this version of Triptych",
-            )
-        try:
-            verify(folder, manifest["files"])
-            return cls._read(folder, manifest)
-        except (KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
-            raise StorageError(
-                f"{folder / MANIFEST} does not describe a whole data set: {error!r}",
-                wanted="the manifest as Triptych wrote it",
-                fix="Restore the folder from a copy, or prepare the data set again",
-            ) from error
+        with open_folder(
+            Path(path), marker=MANIFEST, kind=KIND, version=SCHEMA_VERSION, maker="triptych prepare"
+        ) as manifest:
+            return cls._read(Path(path), manifest)
 
     @classmethod
     def _read(cls, folder: Path, manifest: dict[str, Any]) -> Dataset:

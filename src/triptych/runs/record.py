@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from triptych.training.trainer import EpochRecord
 
+KIND = "run"
 SCHEMA_VERSION = 1
 
 
@@ -16,7 +17,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    kind: Literal["triptych.run"] = "triptych.run"
+    kind: Literal["run"] = "run"
     schema_version: int = SCHEMA_VERSION
     model: str
     """Registry name."""

@@ -21,7 +21,6 @@ from torch import Tensor
 from triptych.data.dataset import Dataset
 from triptych.data.interactions import RawId
 from triptych.data.split import Pairs, PartName, Split
-from triptych.errors import StorageError
 from triptych.evaluation.ranking import (
     Masked,
     Ranking,
@@ -31,8 +30,8 @@ from triptych.evaluation.ranking import (
     rank_unseen,
     top_k,
 )
-from triptych.files import checksums, new_folder, read_arrays, read_json, verify, write_arrays, write_json
-from triptych.runs.record import SCHEMA_VERSION, RunRecord
+from triptych.files import checksums, new_folder, open_folder, read_arrays, write_arrays, write_json
+from triptych.runs.record import KIND, SCHEMA_VERSION, RunRecord
 from triptych.scorer import Embeddings, EmbeddingScorer
 
 RUN = "run.json"
@@ -193,26 +192,13 @@ def load(path: str | Path) -> Run:
         StorageError: it is no run, of another schema version, or damaged.
     """
     folder = Path(path)
-    if not (folder / RUN).is_file():
-        raise StorageError(
-            f"{folder} is not a run: it holds no {RUN}",
-            wanted="a folder that 'triptych train' made",
-            fix="Check the path; a training that was stopped goes on with 'triptych train ... --resume'",
-        )
-    facts = read_json(folder / RUN)
-    if facts.get("kind") != "triptych.run" or facts.get("schema_version") != SCHEMA_VERSION:
-        raise StorageError(
-            f"{folder} has schema version {facts.get('schema_version')} of {facts.get('kind')}",
-            wanted=f"version {SCHEMA_VERSION} of triptych.run",
-            fix="Train again with this version of Triptych",
-        )
-    verify(folder, facts.pop("files"))
-    record = RunRecord.model_validate(facts)
-    data = Dataset.load(folder / "data")
-    arrays = read_arrays(folder / "embeddings.safetensors")
-    weights = {
-        name: torch.from_numpy(array) for name, array in read_arrays(folder / "model.safetensors").items()
-    }
-    split = replace(Split.by_label(data), protocol=record.split)
-    scorer = EmbeddingScorer(Embeddings(torch.from_numpy(arrays["users"]), torch.from_numpy(arrays["items"])))
-    return Run(record, scorer, split, weights)
+    with open_folder(folder, marker=RUN, kind=KIND, version=SCHEMA_VERSION, maker="triptych train") as facts:
+        record = RunRecord.model_validate({name: facts[name] for name in facts if name != "files"})
+        data = Dataset.load(folder / "data")
+        embedded = read_arrays(folder / "embeddings.safetensors")
+        users, items = (torch.from_numpy(embedded[part]) for part in ("users", "items"))
+        weights = {
+            name: torch.from_numpy(array) for name, array in read_arrays(folder / "model.safetensors").items()
+        }
+        split = replace(Split.by_label(data), protocol=record.split)
+        return Run(record, EmbeddingScorer(Embeddings(users, items)), split, weights)
