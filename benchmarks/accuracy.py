@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy grid baby            # one seed each, validation figures only
     python -m benchmarks.accuracy table baby           # the recipes, three seeds, test figures
-    python -m benchmarks.accuracy table tiktok vbpr-tiktok freedom-tiktok
+    python -m benchmarks.accuracy grid tiktok vbpr freedom
 
 The data are looked for at $TRIPTYCH_DATA, else at ../shared/data. Results go to
 benchmarks/results/accuracy-*.json, one entry per training, replacing an earlier entry of the same training.
