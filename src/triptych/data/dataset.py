@@ -96,7 +96,7 @@ class Dataset:
         """Raw item ids by index."""
         return self.interactions.items
 
-    @property
+    @cached_property
     def titles(self) -> list[str] | None:
         """Titles by item index, empty where unknown; None if the item table has no title column."""
         if "title" not in self.item_table.columns:

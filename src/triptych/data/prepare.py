@@ -15,6 +15,7 @@ from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures, check_modality, combine
 from triptych.data.interactions import IdMap, RawId
 from triptych.data.readers import Columns, interactions_from_frame, read_item_table, resolve_columns
+from triptych.data.split import PARTS
 from triptych.data.tables import naming, read_table
 from triptych.errors import ConfigError, DataError
 from triptych.files import sha256
@@ -74,7 +75,9 @@ def prepare(
         | {"columns": asdict(columns), "min_rating": min_rating}
     }
     if label_meaning is not None:
-        provenance["interactions"]["label_meaning"] = dict(label_meaning)
+        names = {code: part for part, code in PARTS.items()}
+        meaning = {label: names.get(code, "left out") for label, code in label_meaning.items()}
+        provenance["interactions"]["label_meaning"] = meaning
 
     item_table, row_order = pl.DataFrame({"item_id": interactions.items.ids}), None
     if items_file is not None:

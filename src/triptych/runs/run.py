@@ -8,7 +8,7 @@ without the features and without the training code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from triptych.data.dataset import Dataset
-from triptych.data.interactions import RawId
+from triptych.data.interactions import IntArray, RawId
 from triptych.data.split import Pairs, PartName, Split
 from triptych.evaluation.ranking import (
+    BLOCK_SIZE,
     Masked,
     Ranking,
     SeenItems,
@@ -103,25 +104,23 @@ class Run:
             ConfigError: k is below 1 or above the number of items.
         """
         check_lengths([k], self.split.n_items)
-        wanted = list(user_ids)
-        index = self.split.data.users.index(wanted)
-        if not wanted:
-            return []
+        index = self.split.data.users.index(user_ids)
         seen = self._seen(exclude)
-        trained = np.diff(self.split.train_offsets)[index] > 0
+        return [
+            recommendation
+            for start in range(0, len(index), BLOCK_SIZE)
+            for recommendation in self._recommend_block(index[start : start + BLOCK_SIZE], k, seen)
+        ]
+
+    def _recommend_block(self, index: IntArray, k: int, seen: SeenItems) -> Iterator[Recommendation]:
+        """Make the lists of a few users."""
         users = torch.from_numpy(index)
-        scores, items = rank_unseen(self.scorer, users, seen, k)
-        popular = self._popularity.repeat(len(users), 1)
-        popular_scores, popular_items = top_k(seen.mask(popular, users), k)
-        by_basis = {True: (scores.cpu(), items.cpu()), False: (popular_scores, popular_items)}
-        lists: list[Recommendation] = []
+        trained = np.diff(self.split.train_offsets)[index] > 0
+        ranked = rank_unseen(self.scorer, users, seen, k)
+        popular = top_k(seen.mask(self._popularity.repeat(len(users), 1), users), k)
         for row, user_id in enumerate(self.split.data.users.ids[index].tolist()):
-            known = bool(trained[row])
-            row_scores, row_items = (part[row] for part in by_basis[known])
-            lists.append(
-                Recommendation(user_id, "model" if known else "popular", self._scored(row_items, row_scores))
-            )
-        return lists
+            scores, items = (part[row].cpu() for part in (ranked if trained[row] else popular))
+            yield Recommendation(user_id, "model" if trained[row] else "popular", self._scored(items, scores))
 
     def similar(self, item_id: RawId, k: int = 10) -> list[ScoredItem]:
         """List the items whose embeddings are nearest to an item's by cosine, the item itself left out.
