@@ -105,14 +105,16 @@ def train(
     if as_json:
         print_json(summary)
         return
-    record = result.record
+    record, parts = result.record, result.record.split
     print_table(
         f"{record.model} on {record.data}, seed {seed}: epoch {record.best_epoch} of {len(record.history)} "
         f"has the best {train_config.metric}",
         ["metric", "valid", "test"],
         [[metric, value, record.test.get(metric)] for metric, value in record.valid.items()],
-        notes=f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s "
-        f"an evaluation, {record.peak_memory_bytes / 2**20:,.0f} MiB at most, on {record.device}.\n"
+        notes=f"Split by {parts['kind']}: {parts['train']:,} train, {parts['valid']:,} valid, "
+        f"{parts['test']:,} test; {parts['left_out']:,} of users without training pairs left out.\n"
+        f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s an evaluation, "
+        f"{record.peak_memory_bytes / 2**20:,.0f} MiB at most, on {record.device}.\n"
         f"Saved: {folder}",
     )
 
