@@ -70,7 +70,7 @@ def test_model_files_are_short():
 
 
 @pytest.mark.parametrize(
-    "statement", ["import triptych", "import triptych.cli", "import triptych.data.prepare"]
+    "statement", ["import triptych", "import triptych.cli.app", "import triptych.data.prepare"]
 )
 def test_torch_is_loaded_only_where_it_is_needed(statement: str):
     """The command line sets threads before torch is there, and tables need none of it."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from triptych.cli.app import run
-from triptych.cli.output import sparkline
+from triptych.cli.progress import sparkline
 from triptych.data.dataset import Dataset
 from triptych.testing import toy_dataset
 
@@ -162,7 +162,7 @@ def test_train_splits_as_told(call, prepared: Path, tmp_path: Path, kind: str):
 
 
 def test_resume_goes_on(call, prepared: Path, tmp_path: Path, monkeypatch):
-    from triptych.cli.output import TrainingProgress
+    from triptych.cli.progress import TrainingProgress
 
     arguments = (
         "train",
@@ -294,6 +294,12 @@ def test_as_a_program_threads_are_set_before_torch_is_loaded():
     settings = json.loads(done.stdout)["environment"]
     assert settings["OMP_WAIT_POLICY"] == "PASSIVE"
     assert settings["THP_MEM_ALLOC_ENABLE"] == "1"
+
+
+def test_version(call):
+    shown = call("--version")
+    assert shown.status == 0
+    assert shown.stdout.startswith("triptych 0.")
 
 
 def test_sparkline():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +14,30 @@ if TYPE_CHECKING:
     from triptych.evaluation.ranking import Masked
 
 app = typer.Typer(
-    help="Multimodal graph recommendation: prepare data, train, evaluate honestly, recommend.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"triptych {metadata.version('triptych')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+]
+
+
+@app.callback()
+def main(version: Version = False) -> None:
+    """Multimodal graph recommendation: prepare data, train, evaluate honestly, recommend."""
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")]

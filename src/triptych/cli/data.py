@@ -25,7 +25,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Generate the built-in shop, train three models on it, and write a page with its pictures."""
-    from triptych.cli.output import TrainingProgress
+    from triptych.cli.progress import TrainingProgress
     from triptych.report.demo import run_demo
 
     result = run_demo(out_folder, seed=seed, noise=noise, overwrite=overwrite, progress=TrainingProgress)

@@ -65,7 +65,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model, choose its epoch on validation, measure it once on test, and save the run."""
-    from triptych.cli.output import TrainingProgress
+    from triptych.cli.progress import TrainingProgress
     from triptych.data.dataset import Dataset
     from triptych.files import check_new_folder
     from triptych.runs import RUN

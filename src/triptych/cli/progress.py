@@ -1,0 +1,75 @@
+"""How a training is shown while it runs, on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from triptych.cli.output import err
+from triptych.training.trainer import EpochRecord, Observer
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """Draw a curve in one line of text, the newest `width` points of it."""
+    shown = values[-width:]
+    low, high = min(shown), max(shown)
+    steps = len(_BARS) - 1
+    return "".join(_BARS[round((value - low) / (high - low) * steps) if high > low else 0] for value in shown)
+
+
+class TrainingProgress(Observer):
+    """Shows a training on standard error: a live bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        name: of what is trained.
+        epochs: at most so many.
+        metric: the validation metric to show.
+    """
+
+    def __init__(self, name: str, epochs: int, metric: str) -> None:
+        self._name, self._epochs, self._metric = name, epochs, metric
+        self._curve: list[float] = []
+        self._best = (0, 0.0)
+        self._last_line = 0.0
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._task = self._progress.add_task(name, status="")
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def on_batch(self, epoch: int, done: int, n_batches: int) -> None:
+        """Move the bar."""
+        self._progress.update(
+            self._task, description=f"{self._name} epoch {epoch}", completed=done, total=n_batches
+        )
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Show losses and the validation curve."""
+        if record.valid is not None:
+            self._curve.append(record.valid[self._metric])
+        if record.best:
+            self._best = (record.epoch, self._curve[-1])
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in record.losses.items())
+        status = f"{losses}  best {self._metric} {self._best[1]:.4f} (epoch {self._best[0]})"
+        self._progress.update(self._task, status=f"{sparkline(self._curve) if self._curve else ''} {status}")
+        if not err.is_terminal and time.monotonic() - self._last_line > 10:
+            self._last_line = time.monotonic()
+            line = f"{self._name} epoch {record.epoch}/{self._epochs}  {status}"
+            err.print(line, markup=False, highlight=False, soft_wrap=True)
