@@ -45,8 +45,8 @@ GRID: Mapping[str, list[dict[str, Any]]] = {
     "freedom": [{"edge_dropout": rho, "feature_loss_weight": w} for rho in (0.8, 0.9) for w in (0.0, 1e-3)],
 }
 RECIPES: Mapping[str, list[str]] = {
-    "baby": ["mf-bpr-baby", "lightgcn-baby", "vbpr-baby", "freedom-baby"],
-    "tiktok": ["vbpr-tiktok", "freedom-tiktok"],
+    "baby": ["mf-bpr-baby.toml", "lightgcn-baby.toml", "vbpr-baby.toml", "freedom-baby.toml", "freedom"],
+    "tiktok": ["vbpr-tiktok.toml", "freedom-tiktok.toml"],
 }
 
 
@@ -76,7 +76,7 @@ def trainings(stage: str, recipes: Iterable[str], seeds: Iterable[int]) -> Itera
     """List what to train: each point of the grid once, or each recipe with each seed."""
     if stage == "grid":
         return [(Recipe(model, point), 1) for model in recipes or GRID for point in GRID[model]]
-    return [(find_recipe(f"{name}.toml"), seed) for name in recipes for seed in seeds]
+    return [(find_recipe(name), seed) for name in recipes for seed in seeds]
 
 
 def main() -> None:
@@ -86,7 +86,9 @@ def main() -> None:
     )
     parser.add_argument("stage", choices=["grid", "table"])
     parser.add_argument("data", choices=sorted(RECIPES))
-    parser.add_argument("names", nargs="*", help="models (grid) or recipes (table); by default all")
+    parser.add_argument(
+        "names", nargs="*", help="models (grid), or recipes and models with default settings (table)"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
