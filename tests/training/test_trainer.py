@@ -186,7 +186,7 @@ import torch
 torch.set_num_threads(1)
 class Slow(Observer):
     def on_batch(self, epoch, done, n_batches):
-        time.sleep(0.001)
+        time.sleep(0.005)
 config = TrainConfig(epochs=25, batch_size=64, patience=100, metric="recall@2")
 folder = Path(sys.argv[1])
 run = train(LightGCNConfig(embedding_dim=8), checkerboard(), seed=3, config=config, device="cpu", k=(2,),
