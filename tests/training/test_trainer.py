@@ -39,7 +39,10 @@ class Odd(Recommender):
         self.n_steps = 0
 
     def optimizer_groups(self) -> dict[str, Group]:
-        return {"main": Group([self.main, self.idle]), "critic": Group([self.critic], {"betas": (0.5, 0.9)})}
+        return {
+            "main": Group([self.main, self.idle]),
+            "critic": Group([self.critic], {"betas": (0.5, 0.9), "lr": 0.3}),
+        }
 
     def embeddings(self) -> Embeddings:
         return Embeddings(torch.ones(self.n_users, 2) * self.main, torch.ones(self.n_items, 2))
@@ -77,9 +80,11 @@ def test_code_after_a_yield_runs_after_that_optimiser_stepped():
 
 
 def test_each_group_has_its_own_optimiser_options():
-    trainer, _ = make_trainer(TrainConfig(epochs=1))
-    assert trainer.optimizers["critic"].param_groups[0]["betas"] == (0.5, 0.9)
-    assert trainer.optimizers["main"].param_groups[0]["betas"] == (0.9, 0.999)
+    trainer, _ = make_trainer(TrainConfig(epochs=51, learning_rate=0.1, lr_decay=0.5, patience=100))
+    trainer.run()
+    critic, main = (trainer.optimizers[name].param_groups[0] for name in ("critic", "main"))
+    assert (critic["betas"], main["betas"]) == ((0.5, 0.9), (0.9, 0.999))
+    assert (critic["lr"], main["lr"]) == (pytest.approx(0.15), pytest.approx(0.05))
 
 
 def test_stops_when_the_bad_evaluations_exceed_the_patience_and_keeps_the_best_weights():

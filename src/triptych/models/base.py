@@ -48,7 +48,8 @@ class Group:
 
     Args:
         parameters: what it moves.
-        options: keyword arguments for Adam that differ from the training settings, such as `weight_decay`.
+        options: keyword arguments for Adam that differ from the training settings, such as `lr` (which
+            decays as the others do) or `weight_decay`.
     """
 
     parameters: list[nn.Parameter]

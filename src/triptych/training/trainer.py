@@ -123,9 +123,11 @@ class Trainer:
         self.observer = observer or Observer()
         self.progress = Progress()
         self.best: Tensors = {}
+        groups = model.optimizer_groups()
+        self.rates = {name: group.options.get("lr", config.learning_rate) for name, group in groups.items()}
         self.optimizers = {
-            name: torch.optim.Adam(group.parameters, lr=config.learning_rate, fused=True, **group.options)
-            for name, group in model.optimizer_groups().items()
+            name: torch.optim.Adam(group.parameters, fused=True, **{"lr": self.rates[name], **group.options})
+            for name, group in groups.items()
         }
 
     def run(self) -> TrainResult:
@@ -165,9 +167,9 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
-        for optimizer in self.optimizers.values():
+        for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * self.config.lr_decay ** ((epoch - 1) / 50)
+                group["lr"] = self.rates[name] * self.config.lr_decay ** ((epoch - 1) / 50)
         log = LossLog()
         self._drive(self.model.epoch_steps(epoch), log)
         n_batches = self.sampler.n_batches
