@@ -10,7 +10,7 @@ from torch.nn import functional as F
 def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
     """Rank what was chosen above what was not: mean of -log sigmoid(positive - negative).
 
-    Source: BPR (arXiv:1205.2618), eq. 4 in the mean form.
+    Source: BPR (arXiv:1205.2618), section 4.1, BPR-Opt, in the mean form.
 
     Args:
         positive: (B,) scores of chosen items.

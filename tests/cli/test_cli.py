@@ -198,6 +198,38 @@ def test_resume_goes_on(call, prepared: Path, tmp_path: Path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
 
 
+def test_a_run_that_cannot_be_saved_is_not_lost(call, prepared: Path, tmp_path: Path, monkeypatch):
+    from triptych.runs import Run
+
+    arguments = (
+        "train",
+        "mf-bpr",
+        prepared,
+        "--epochs",
+        2,
+        "-k",
+        2,
+        "--set",
+        "metric=recall@2",
+        "--checkpoint-every",
+        1,
+    )
+
+    def full(self, path, *, overwrite=False):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Run, "save", full)
+    called = call(*arguments, "--out", tmp_path / "r")
+    assert called.status == 2
+    assert "No space left" in called.stderr
+    assert "Traceback" not in called.stderr
+    monkeypatch.undo()
+    resumed = call(*arguments, "--out", tmp_path / "r", "--resume", "--json")
+    assert resumed.status == 0, resumed.stdout
+    assert resumed.json["epochs"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
 MISTAKES = [
     (("train", "lightgnc", "{data}"), "Did you mean 'lightgcn'"),
     (("train", "lightgcn", "{data}", "--set", "n_layer=2"), "Did you mean 'n_layers'"),

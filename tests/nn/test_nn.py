@@ -33,8 +33,8 @@ def make_features():
 def test_users_come_first():
     nodes = NodeEmbedding(3, 5, 4)
     assert nodes.weight.shape == (8, 4)
-    assert torch.equal(nodes.users, nodes.weight[:3])
-    assert torch.equal(nodes.items, nodes.weight[3:])
+    assert torch.equal(nodes.ego.users, nodes.weight[:3])
+    assert torch.equal(nodes.ego.items, nodes.weight[3:])
     table = torch.arange(16.0).view(8, 2)
     users, items = nodes.split(table)
     assert torch.equal(users, table[:3])
@@ -44,14 +44,14 @@ def test_users_come_first():
 def test_there_is_one_parameter():
     nodes = NodeEmbedding(3, 5, 4)
     assert [name for name, _ in nodes.named_parameters()] == ["weight"]
-    (nodes.users.sum() + 2 * nodes.items.sum()).backward()
+    (nodes.ego.users.sum() + 2 * nodes.ego.items.sum()).backward()
     assert nodes.weight.grad.tolist() == [[1.0] * 4] * 3 + [[2.0] * 4] * 5
 
 
 def test_users_and_items_start_as_two_xavier_matrices():
     n_users, n_items, dim = 40, 700, 8
     nodes = NodeEmbedding(n_users, n_items, dim)
-    for part, n in ((nodes.users, n_users), (nodes.items, n_items)):
+    for part, n in ((nodes.ego.users, n_users), (nodes.ego.items, n_items)):
         bound = (6 / (n + dim)) ** 0.5
         assert 0.97 * bound < part.detach().abs().max().item() <= bound
         assert part.detach().std().item() == pytest.approx(bound / 3**0.5, rel=0.1)

@@ -9,7 +9,7 @@ import typer
 from triptych.cli import data, models  # noqa: F401  their functions enter the application
 from triptych.cli.base import app
 from triptych.cli.output import err, print_error
-from triptych.errors import TriptychError
+from triptych.errors import StorageError, TriptychError
 
 # typer raises click's exceptions but names only this one; its parents are what it prints and exits with.
 _UsageError = cast(Any, typer.BadParameter.__mro__[2])
@@ -32,6 +32,14 @@ def run(arguments: list[str]) -> int:
         else:
             error.show()
         return int(error.exit_code)
+    except OSError as error:
+        refused = StorageError(
+            f"the system refuses: {error}",
+            wanted="files that can be read, and a place to write with room in it",
+            fix="Check the path, its permissions and the free space; a training goes on with --resume",
+        )
+        print_error(refused, as_json=as_json)
+        return refused.exit_code
     except (KeyboardInterrupt, typer.Abort):
         err.print("stopped; a training that saved a checkpoint goes on with --resume")
         return 130

@@ -39,7 +39,7 @@ def demo(
         ["model", *result.metrics],
         [[row["model"], *(row[metric] for metric in result.metrics)] for row in result.comparison],
         notes="All items ranked, train and valid items masked. 'sparse' are items with at most "
-        f"{result.sparse_below} training interactions.",
+        f"{facts['sparse_at_most']} training interactions.",
     )
     print_table(
         f"\nWhat user {result.user_id} chose",

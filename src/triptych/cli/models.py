@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,6 +102,7 @@ def train(
             observer=progress,
         )
     result.save(folder, overwrite=overwrite)
+    shutil.rmtree(checkpoints, ignore_errors=True)  # only now is nothing lost with it
     summary = {**result.record.summary(), "run": str(folder)}
     if as_json:
         print_json(summary)

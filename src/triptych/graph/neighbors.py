@@ -96,7 +96,7 @@ def item_graph(
     part, and the graph is not symmetric; so do the authors' codes.
 
     Source: LATTICE (arXiv:2104.09036), eq. 4–6 with cosine weights; FREEDOM (arXiv:2211.06924),
-        eq. 2–4 with binary ones.
+        section on the frozen item–item graph, with binary ones.
 
     Args:
         edges: row (E,), col (E,) and cosine (E,).

@@ -26,7 +26,7 @@ def sample_edges(weight: Tensor, n_keep: int) -> Tensor:
 def degree_weights(user: Tensor, item: Tensor, n_users: int, n_items: int) -> Tensor:
     """Weigh each pair by 1 / sqrt(d_user d_item): what popular nodes do says less.
 
-    Source: FREEDOM (arXiv:2211.06924), eq. 6–7.
+    Source: FREEDOM (arXiv:2211.06924), section on denoising the user–item graph.
 
     Args:
         user: (E,) int64.

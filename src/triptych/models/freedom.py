@@ -2,9 +2,9 @@
 
 Paper: Zhou and Shen, A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
 Recommendation, ACM MM 2023 (arXiv:2211.06924). Item graph S = sum_m a_m S_m of binary k-nearest
-neighbours, normalised by row sums (eq. 2–5); each epoch keeps a degree-aware sample of the
-user–item edges (eq. 6–7); item vectors are LightGCN's plus S^l Q (eq. 8–11); the loss adds one BPR
-term per modality (eq. 13). As in the authors' code, which MMRec contains: `edge_dropout` is the
+neighbours, normalised by row sums; each epoch keeps a degree-aware sample of the
+user–item edges; item vectors are LightGCN's plus S^l Q; the loss adds one BPR
+term per modality. As in the authors' code, which MMRec contains: `edge_dropout` is the
 share of edges *dropped*, scoring uses all edges, and the item part is added without normalising.
 
 Beyond the paper: any modalities by name; a modality may be a given item graph; an item that lacks
@@ -116,18 +116,17 @@ class FREEDOM(Recommender):
 
     def _embed(self, adj: SparseGraph) -> Embeddings:
         users, items = self.nodes.split(propagate(adj, self.nodes.weight, self.config.n_layers))
-        alike = propagate(self.item_adj, self.nodes.items, self.config.n_item_layers, combine="last")
+        alike = propagate(self.item_adj, self.nodes.ego.items, self.config.n_item_layers, combine="last")
         return Embeddings(users, items + alike)
 
     def _feature_loss(self, features: FeatureBank, modality: str, users: Tensor, batch: Triplets) -> Tensor:
         both = features.present(modality, batch.pos) & features.present(modality, batch.neg)
+        if not both.any():
+            return users.sum() * 0.0  # nothing to compare in this batch
         pos, neg = (
             self.project(modality, features.rows(modality, items[both])) for items in (batch.pos, batch.neg)
         )
-        if not both.any():
-            return users.sum() * 0.0  # nothing to compare in this batch
-        users = users[both]
-        return bpr_loss(*pair_scores(users, pos, neg))
+        return bpr_loss(*pair_scores(users[both], pos, neg))
 
 
 def default_weights(modalities: tuple[str, ...]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """LightGCN: matrix factorisation whose vectors are smoothed over the user–item graph.
 
 Paper: He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation,
-SIGIR 2020 (arXiv:2002.02126). E^(l+1) = A E^l (eq. 3–4), final vectors are the mean of layers
+SIGIR 2020 (arXiv:2002.02126). E^(l+1) = A E^l (eq. 7), final vectors are the mean of layers
 0..L (eq. 8), A = D^-1/2 A D^-1/2 without self-loops. Like MMRec, from which the published figures
 come, tables start Xavier-uniform and the un-squared norm of the layer-0 rows regularises; the
 authors start from N(0, 0.1) and use the squared norm (eq. 15).
@@ -52,7 +52,7 @@ class LightGCN(Recommender):
         return self.nodes.split(propagate(self.adj, self.nodes.weight, self.config.n_layers))
 
     def loss(self, batch: Triplets) -> Losses:
-        ego = batch_rows(self.nodes.split(self.nodes.weight), batch)
+        ego = batch_rows(self.nodes.ego, batch)
         return {
             "bpr": bpr_loss(*pair_scores(*batch_rows(self.embeddings(), batch))),
             "reg": self.config.reg_weight * embedding_norm(*ego),

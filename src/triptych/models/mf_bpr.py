@@ -1,7 +1,7 @@
 """MF-BPR: matrix factorisation trained to rank, the baseline below all graphs.
 
 Paper: Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009
-(arXiv:1205.2618). Score p_u . q_i; loss of eq. 4. Like MMRec, from which the published figures
+(arXiv:1205.2618). Score p_u . q_i; loss of section 4.1, BPR-Opt. Like MMRec, from which the published figures
 come, this trains with Adam and the un-squared norm of the batch's rows; Rendle's own form is
 plain SGD with squared norms.
 """
@@ -46,7 +46,7 @@ class MFBPR(Recommender):
         )
 
     def embeddings(self) -> Embeddings:
-        return self.nodes.split(self.nodes.weight)
+        return self.nodes.ego
 
     def loss(self, batch: Triplets) -> Losses:
         users, pos, neg = batch_rows(self.embeddings(), batch)  # (B, D) each

@@ -1,9 +1,9 @@
 """VBPR: matrix factorisation with a second half that sees what items look like.
 
 Paper: He and McAuley, VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback, AAAI 2016
-(arXiv:1510.01784), eq. 4 and 7. This is MMRec's form, which all published tables use: raw features
-of all modalities side by side, y_i = [q_i ; W f_i + b], s = p_u . y_i with one user table of
-double width. The paper has images only, and item biases, which MMRec leaves out.
+(arXiv:1510.01784), section Preference Predictor. This is MMRec's form, which all published tables
+use: raw features of all modalities side by side, y_i = [q_i ; W f_i + b], s = p_u . y_i with one
+user table of double width. The paper has images only, and item biases, which MMRec leaves out.
 """
 
 from __future__ import annotations

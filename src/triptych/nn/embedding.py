@@ -38,14 +38,9 @@ class NodeEmbedding(nn.Module):
         return Embeddings(users, items)
 
     @property
-    def users(self) -> Tensor:
-        """(U, D) the users' own vectors."""
-        return self.split(self.weight).users
-
-    @property
-    def items(self) -> Tensor:
-        """(I, D) the items' own vectors."""
-        return self.split(self.weight).items
+    def ego(self) -> Embeddings:
+        """The learned vectors themselves: users (U, D), items (I, D)."""
+        return self.split(self.weight)
 
 
 def take_rows(matrix: Tensor, index: Tensor) -> Tensor:

@@ -36,14 +36,13 @@ class DemoResult:
     """What the demo found out.
 
     Args:
-        facts: counts of the shop.
+        facts: counts of the shop; items with at most `sparse_at_most` training interactions are sparse.
         comparison: per model, its name and its test figures.
         metrics: the names of the figures.
         user_id: whose lists are shown: the user with most test items.
         history: what that user chose.
         recommendations: model -> the user's top 10.
         best_model: the one with the best validation recall@20.
-        sparse_below: items with at most so many training interactions count as sparse.
         folder: where it all is.
     """
 
@@ -54,7 +53,6 @@ class DemoResult:
     history: Sequence[ShownItem]
     recommendations: Mapping[str, Sequence[ShownItem]]
     best_model: str
-    sparse_below: int
     folder: Path
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,7 +116,6 @@ def run_demo(
             history=[_shown(shop, item) for item in split.train.item[split.train.user == user].tolist()],
             recommendations={model: _top_items(shop, run, user) for model, run in runs.items()},
             best_model=max(runs, key=lambda model: runs[model].record.valid[config.metric]),
-            sparse_below=SPARSE_AT_MOST,
             folder=folder,
         )  # fmt: skip
         write_demo_page(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -56,7 +55,7 @@ def train(
         k: list lengths of the figures.
         masked: whose items are no candidates at test time.
         graph_cache: folder that keeps item neighbours between processes.
-        checkpoint_dir: where to save on the way; removed when training ends well.
+        checkpoint_dir: where to save on the way; it stays there, to be removed once the run is saved.
         checkpoint_every: epochs between saves.
         resume: go on from the checkpoint in `checkpoint_dir`.
         observer: is told of progress.
@@ -121,8 +120,6 @@ def train(
         seconds_per_evaluation=float(np.median([epoch.eval_seconds for epoch in evaluated])),
         peak_memory_bytes=result.peak_memory_bytes,
     )
-    if checkpoint_dir is not None:
-        shutil.rmtree(checkpoint_dir, ignore_errors=True)
     weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
     return Run(record, scorer, split, weights)
 

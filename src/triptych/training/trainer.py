@@ -218,7 +218,7 @@ class Trainer:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "generators": generators,
         }
-        tensors, nest = flatten(dict(state))
+        tensors, nest = flatten(state)
         facts = {"identity": self.identity, "progress": asdict(self.progress), "state": nest}
         save_checkpoint(folder, CHECKPOINT, tensors, facts)
 
