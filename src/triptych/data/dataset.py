@@ -13,6 +13,7 @@ import polars as pl
 
 from triptych.data.features import ItemFeatures, check_modality
 from triptych.data.interactions import IdMap, Interactions, k_core
+from triptych.data.pictures import Thumbnails
 from triptych.errors import DataError, ShapeError
 from triptych.files import (
     checksums,
@@ -27,6 +28,7 @@ from triptych.files import (
 KIND = "data set"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+THUMBNAILS = "thumbnails.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,7 @@ class Dataset:
         item_table: one row per item in index order: `item_id`, and whatever else is known, such as `title`.
         features: modality name -> features, any number of them; each has one row per item.
         provenance: where it came from and what was left out on the way, in plain JSON values.
+        thumbnails: small pictures of the items for people to look at, if there are any.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Dataset:
     item_table: pl.DataFrame
     features: Mapping[str, ItemFeatures] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    thumbnails: Thumbnails | None = None
 
     def __post_init__(self) -> None:
         n_items = self.interactions.n_items
@@ -53,6 +57,12 @@ class Dataset:
             raise ShapeError(
                 f"the item table of '{self.name}' has {self.item_table.height:,} rows",
                 wanted=f"one for each of its {n_items:,} items",
+                fix="Prepare the data set again",
+            )
+        if self.thumbnails is not None and len(self.thumbnails) != n_items:
+            raise ShapeError(
+                f"there are {len(self.thumbnails):,} thumbnails",
+                wanted=f"one place for each of the {n_items:,} items of '{self.name}'",
                 fix="Prepare the data set again",
             )
         for modality, features in self.features.items():
@@ -125,6 +135,7 @@ class Dataset:
             interactions=interactions,
             item_table=self.item_table[keep],
             features={name: features.take(keep) for name, features in self.features.items()},
+            thumbnails=None if self.thumbnails is None else self.thumbnails.take(keep),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -193,6 +204,8 @@ class Dataset:
         self.item_table.write_parquet(folder / "items.parquet")
         for name, features in self.features.items():
             write_arrays(folder / "features" / f"{name}.safetensors", features.to_arrays())
+        if self.thumbnails is not None:
+            write_arrays(folder / THUMBNAILS, self.thumbnails.to_arrays())
         manifest = {
             "kind": KIND,
             "schema_version": SCHEMA_VERSION,
@@ -238,7 +251,10 @@ class Dataset:
             name: ItemFeatures.from_arrays(read_arrays(folder / "features" / f"{name}.safetensors"), source)
             for name, source in manifest["features"].items()
         }
-        return cls(manifest["name"], interactions, item_table, features, manifest["provenance"])
+        thumbnails = None
+        if (folder / THUMBNAILS).is_file():
+            thumbnails = Thumbnails.from_arrays(read_arrays(folder / THUMBNAILS))
+        return cls(manifest["name"], interactions, item_table, features, manifest["provenance"], thumbnails)
 
 
 def id_array(column: pl.Series) -> np.ndarray[Any, Any]:

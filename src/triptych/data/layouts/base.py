@@ -1,0 +1,78 @@
+"""What a layout is: a way in which public data sets, other toolboxes and shops keep their files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import polars as pl
+
+from triptych.data.bad_rows import BadRows
+from triptych.data.features import ItemFeatures
+from triptych.data.interactions import IdMap
+from triptych.data.readers import Columns
+
+
+@dataclass(frozen=True)
+class Layout(ABC):
+    """Files recognised as one layout, and how to read them.
+
+    Reading is in two steps, so that much larger item files need not be kept: first the interactions, then
+    what is known of those items that are still there after filtering.
+
+    Args:
+        files: role -> file or folder, such as "interactions", "items", or the name of a modality.
+    """
+
+    name: ClassVar[str]
+    """What `--layout` calls it."""
+    title: ClassVar[str]
+    """What it is, for people."""
+
+    files: Mapping[str, Path]
+
+    @classmethod
+    @abstractmethod
+    def find(cls, path: Path) -> Layout | None:
+        """Recognise the layout in a file or a folder by names and first bytes; None if it is another.
+
+        Raises:
+            DataError: it is this layout, but which files are meant is not clear.
+        """
+
+    @abstractmethod
+    def read_interactions(self, bad: BadRows) -> tuple[pl.DataFrame, Columns]:
+        """Read one row per interaction with raw, unchecked values, and say which column means what."""
+
+    def read_items(self, items: IdMap, bad: BadRows) -> pl.DataFrame | None:
+        """Read what is known of some items, one row per known item, in any order.
+
+        Columns: `item_id`, then of `title`, `brand`, `categories`, `description` and `image_url` those there
+        are, then what else there is. They hold numbers, nulls, or text: lists are joined, markup taken out.
+        """
+        return None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities of which the files hold ready features."""
+        return ()
+
+    def read_features(self, modality: str, items: IdMap, listed: IdMap) -> ItemFeatures:
+        """Read ready features of one of `modalities`.
+
+        Args:
+            modality: which.
+            items: the items wanted.
+            listed: all items of the interactions file, before any filter; `items` are some of these.
+
+        Returns: one row per item of `items`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} names {modality} but cannot read it")
+
+    @property
+    def media(self) -> Mapping[str, Path]:
+        """Modality -> folder of pictures or sounds named by item id, where there is one."""
+        return {}

@@ -1,0 +1,165 @@
+"""Text files of one record a line, compressed or not, read in pieces; damage is found and named."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import polars as pl
+
+from triptych.data.bad_rows import SHOWN, BadRows
+from triptych.errors import DataError
+
+CHUNK_BYTES = 1 << 25
+
+
+class Chunk(NamedTuple):
+    """Whole lines of a file.
+
+    Args:
+        first_line: the number of the first, counted from 1.
+        data: their bytes.
+    """
+
+    first_line: int
+    data: bytes
+
+
+def read_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """Read a file in pieces of whole lines, without the byte order mark of UTF-8.
+
+    Args:
+        path: a file, compressed or not; see `open_bytes`.
+        chunk_bytes: about so many bytes a piece; a longer line makes a longer piece.
+
+    Raises:
+        DataError: compressed data ends early or is damaged, or the text is UTF-16.
+    """
+    line, rest = 1, b""
+    with open_bytes(path) as file:
+        while True:
+            try:
+                read = file.read(chunk_bytes)
+            except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+                raise DataError(
+                    f"{path} ends early or is damaged in or after line {line:,}: {error}",
+                    wanted="a whole compressed file",
+                    fix="Download or copy it again",
+                ) from error
+            if line == 1 and not rest:
+                if read.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise DataError(f"{path} is UTF-16", wanted="UTF-8", fix="Save it again as UTF-8")
+                read = read.removeprefix(b"\xef\xbb\xbf")
+                if not read:
+                    return
+            if not read:
+                break
+            whole, newline, tail = read.rpartition(b"\n")
+            if newline:
+                data = rest + whole + newline
+                yield Chunk(line, data)
+                line += data.count(b"\n")
+                rest = tail
+            else:
+                rest += tail
+    if rest:
+        yield Chunk(line, rest)
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading; `.gz`, `.bz2` and `.xz` are decompressed on the way."""
+    match path.suffix.lower():
+        case ".gz":
+            return cast(IO[bytes], gzip.open(path, "rb"))
+        case ".bz2":
+            return cast(IO[bytes], bz2.open(path, "rb"))
+        case ".xz":
+            return cast(IO[bytes], lzma.open(path, "rb"))
+    return path.open("rb")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Read a file line by line with line numbers, blank lines left out, as `read_chunks` does."""
+    for chunk in read_chunks(path):
+        for number, line in enumerate(chunk.data.split(b"\n"), start=chunk.first_line):
+            if line := line.strip():
+                yield number, line
+
+
+def read_json_lines(
+    path: Path,
+    fields: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
+    bad: BadRows | None = None,
+) -> pl.DataFrame:
+    """Read one JSON object a line. Lines that hold none are left out up to the limit of `bad`.
+
+    Args:
+        path: the file, compressed or not.
+        fields: the fields to read and their types: a field that a line lacks, or that has a value of
+            another type, is null. None to read all, with types found out.
+        bad: where left-out lines are counted, and the limit; None to allow none.
+
+    Raises:
+        DataError: the file is damaged, or too many lines are bad.
+    """
+    bad = BadRows(limit=0.0) if bad is None else bad
+    frames: list[pl.DataFrame] = []
+    n_rows = 0
+    for chunk in read_chunks(path):
+        frame, n_bad = _parse(chunk, fields, path.name, bad)
+        frames.append(frame)
+        n_rows += frame.height + n_bad
+    bad.check(path.name, n_rows, "Repair these lines")
+    whole = [frame for frame in frames if frame.height]
+    if not whole:
+        return pl.DataFrame(schema=fields)
+    return pl.concat(whole, how="vertical" if fields else "diagonal_relaxed")
+
+
+def _parse(
+    chunk: Chunk, fields: Mapping[str, Any] | None, file: str, bad: BadRows
+) -> tuple[pl.DataFrame, int]:
+    """Parse all lines at once if they are all right, else one by one."""
+    try:
+        # bytes, since polars takes text for a path
+        return pl.read_ndjson(io.BytesIO(chunk.data), schema=fields, infer_schema_length=None), 0
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        pass
+    objects, damaged = [], []
+    for number, line in enumerate(chunk.data.split(b"\n"), start=chunk.first_line):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise ValueError(f"{type(value).__name__} instead of an object")
+            objects.append(value)
+        except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError as well
+            damaged.append((number, error))
+    examples = [f"line {number:,}: {error}" for number, error in damaged[:SHOWN]]
+    bad.add(file, "no JSON object", len(damaged), examples)
+    if fields is None:
+        return pl.DataFrame(objects, infer_schema_length=None, strict=False), len(damaged)
+    columns = {name: [_typed(value.get(name), kind) for value in objects] for name, kind in fields.items()}
+    return pl.DataFrame(columns, schema=fields, strict=False), len(damaged)
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """Bring a JSON value to a polars type, None where it is of another."""
+    if isinstance(kind, pl.List):
+        return [_typed(part, kind.inner) for part in value] if isinstance(value, list) else None
+    if value is None or isinstance(value, list | dict):
+        return None
+    if kind == pl.String:
+        return value if isinstance(value, str) else json.dumps(value)
+    try:
+        return float(value) if kind == pl.Float64 else int(value)
+    except (ValueError, OverflowError):
+        return None
