@@ -1,1 +1,1 @@
-"""Pictures, texts and sounds -> `ItemFeatures`. The only room that knows encoders; they are loaded when used."""
+"""Pictures, texts and sounds -> `ItemFeatures`. The only room that knows encoders, loaded when used."""
