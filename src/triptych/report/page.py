@@ -1,4 +1,4 @@
-"""The page of the demo: one HTML file with everything in it, to be opened, mailed or kept."""
+"""Pages of one HTML file with everything in it, to be opened, mailed or kept; and that of the demo."""
 
 from __future__ import annotations
 
@@ -61,13 +61,11 @@ def write_demo_page(
         user_id: the user.
         facts: label -> what there is to say about the shop.
     """
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.loader = jinja2.PackageLoader("triptych.report")
     columns = list(dict.fromkeys(name for row in comparison for name in row))
-    page = environment.get_template("demo.html").render(
-        facts={name.replace("_", " "): _in_words(value) for name, value in facts.items()},
+    write_page(
+        path,
+        "demo.html",
+        facts={name.replace("_", " "): in_words(value) for name, value in facts.items()},
         columns=columns,
         rows=[[_cell(row.get(name), name, comparison) for name in columns] for row in comparison],
         history=[_card(item) for item in history],
@@ -76,13 +74,43 @@ def write_demo_page(
         user_argument=shlex.quote(user_id),
         item_argument=shlex.quote(history[0].item_id) if history else "ITEM",
     )
+
+
+def write_page(path: Path, template: str, **content: object) -> None:
+    """Fill in a template of this package, and write the page, whole or not at all.
+
+    Args:
+        path: the HTML file to make or replace.
+        template: its file name.
+        content: what it names; strings are escaped. The filter `words` is `in_words`.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.loader = jinja2.PackageLoader("triptych.report")
+    environment.filters["words"] = in_words
+    page = environment.get_template(template).render(content)
     write_atomic(path, lambda file: file.write_text(page, encoding="utf-8"))
+
+
+def in_words(value: object) -> str:
+    """Word a value for people: thousands apart, fractions with three digits, a dash for what is not known."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return f"{int(value):,}"
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "–" if value is None else str(value)
+
+
+def data_uri(file: bytes, media_type: str) -> str:
+    """Put a file into a data: address."""
+    return f"data:{media_type};base64,{base64.b64encode(file).decode()}"
 
 
 def _cell(value: object, name: str, comparison: Sequence[Mapping[str, object]]) -> tuple[str, bool]:
     """Word one cell of the comparison, and say whether it is the best of its column."""
     if "@" not in name or not _is_number(value):
-        return _in_words(value), False
+        return in_words(value), False
     best = max(float(str(row[name])) for row in comparison if _is_number(row.get(name)))
     figure = float(str(value))
     return f"{figure:.4f}", figure == best
@@ -92,20 +120,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not math.isnan(value)
 
 
-def _in_words(value: object) -> str:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return f"{int(value):,}"
-    if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return "–" if value is None else str(value)
-
-
 def _card(item: ShownItem) -> dict[str, object]:
     shown = {name: value for name, value in vars(item).items() if name != "picture"}
-    return shown | {"source": None if item.picture is None else _data_uri(item.picture)}
+    return shown | {"source": None if item.picture is None else _small(item.picture)}
 
 
-def _data_uri(picture: Image.Image) -> str:
+def _small(picture: Image.Image) -> str:
     """Put a picture, made no larger than the page shows it, into a data: address."""
     from PIL import ImageOps, features
 
@@ -114,4 +134,4 @@ def _data_uri(picture: Image.Image) -> str:
     file_format = "WEBP" if features.check("webp") else "PNG"
     file = io.BytesIO()
     small.save(file, file_format, quality=85)
-    return f"data:image/{file_format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_uri(file.getvalue(), f"image/{file_format.lower()}")
