@@ -1,4 +1,4 @@
-"""Where training runs."""
+"""Where training and encoding run."""
 
 from __future__ import annotations
 

@@ -3,19 +3,116 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from triptych.data.interactions import IntArray
+from triptych.errors import DataError
 from triptych.files import Arrays
 
 if TYPE_CHECKING:
     from PIL import Image
 
 THUMBNAIL_SIDE = 128
+MAX_PIXELS = 64_000_000  # four times a large camera's picture; more is a mistake or a trap
+
+# of what Pillow reads, the formats shops use; others, such as PostScript, run programs or are never pictures
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+_ORIENTATION = 0x0112  # the EXIF tag
+_WHITES = {"I": (2**16 - 1, 2**31 - 1), "F": (1, 2**8 - 1, 2**16 - 1)}  # what counts as white is not stored
+
+
+class ContentError(DataError):
+    """The picture, sound or text of one item cannot be used; other items can.
+
+    Args:
+        found: what was met.
+        wanted: what would have been right.
+        fix: what to do next.
+        reason: the same few words for all content with the same fault, to count by.
+    """
+
+    def __init__(self, found: str, *, wanted: str, fix: str, reason: str = "damaged") -> None:
+        super().__init__(found, wanted=wanted, fix=fix)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _content_error, (self.found, self.wanted, self.fix, self.reason)
+
+
+def _content_error(found: str, wanted: str, fix: str, reason: str) -> ContentError:
+    """Make the error again in another process."""
+    return ContentError(found, wanted=wanted, fix=fix, reason=reason)
+
+
+def read_content(path: Path) -> bytes:
+    """Read the whole file that holds one item's content.
+
+    Raises:
+        ContentError: reason "no file", "empty file", or "unreadable file".
+    """
+    wanted, fix = "a file with this item's content", "Restore the file, or leave it out"
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise ContentError(f"{path.name} is no file", wanted=wanted, fix=fix, reason="no file") from error
+    except OSError as error:
+        found = f"{path.name} cannot be read: {error.strerror}"
+        raise ContentError(found, wanted=wanted, fix=fix, reason="unreadable file") from error
+    if not data:
+        raise ContentError(f"{path.name} is empty", wanted=wanted, fix=fix, reason="empty file")
+    return data
+
+
+def open_picture(source: Path | bytes) -> Image.Image:
+    """Open one item's picture, upright, of an animation the first frame.
+
+    Any colours become 8-bit red, green and blue; 16-bit and floating-point grey are scaled, so that white
+    stays white. The size is checked before anything is decoded. Nothing of the file stays open.
+
+    Args:
+        source: a file or its bytes: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PPM.
+
+    Returns: a picture of mode RGB, or RGBA if parts may be transparent, without EXIF or other notes.
+
+    Raises:
+        ContentError: its reason is one of `read_content`, or "no picture" (such as text, SVG, a web page),
+            "too many pixels" (more than `MAX_PIXELS`), or "damaged".
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    data = source if isinstance(source, bytes) else read_content(source)
+    name = "the picture" if isinstance(source, bytes) else source.name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever Pillow warns of is either refused here or harmless
+        try:
+            return _decode(data)
+        except (_TooManyPixelsError, Image.DecompressionBombError) as error:
+            raise _unusable(f"{name} has too many pixels", "too many pixels") from error
+        except UnidentifiedImageError as error:
+            if _begins_like_a_picture(data):
+                raise _unusable(f"{name} has a damaged header", "damaged") from error
+            raise _unusable(f"{name} is no picture of a known format", "no picture") from error
+        except Exception as error:  # damaged files make Pillow's decoders fail in any way
+            raise _unusable(f"{name} is damaged: {error}", "damaged") from error
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """Lay a picture on white, if parts of it are transparent.
+
+    Returns: a picture of mode RGB.
+    """
+    from PIL import Image
+
+    if picture.mode == "RGB":
+        return picture
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +163,70 @@ class Thumbnails:
 
 
 def _jpeg(picture: Image.Image) -> bytes:
-    from PIL import Image
-
     small = picture.convert("RGBA")
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    flat = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
     file = io.BytesIO()
-    flat.save(file, "JPEG", quality=80)
+    on_white(small).save(file, "JPEG", quality=80)
     return file.getvalue()
+
+
+class _TooManyPixelsError(Exception):
+    """The header promises more than `MAX_PIXELS`."""
+
+
+def _unusable(found: str, reason: str) -> ContentError:
+    wanted = f"a whole picture of at most {MAX_PIXELS:,} pixels"
+    return ContentError(found, wanted=wanted, fix="Replace it, or leave it out", reason=reason)
+
+
+def _known_formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]  # AVIF came late
+
+
+def _begins_like_a_picture(data: bytes) -> bool:
+    from PIL import Image
+
+    begins = (Image.OPEN[name][1] for name in _known_formats())
+    return any(accept is not None and accept(data[:16]) is True for accept in begins)
+
+
+def _decode(data: bytes) -> Image.Image:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=_known_formats()) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise _TooManyPixelsError
+        picture.load()
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+        wide = picture.mode.startswith(("I", "F"))  # more than 8 bits of grey
+        scaled = _to_8_bits(picture) if wide else picture
+        decoded = scaled.convert("RGBA" if scaled.has_transparency_data else "RGB")
+    if turn is not None:
+        decoded = decoded.transpose(Image.Transpose[turn])
+    decoded.info.clear()
+    return decoded
+
+
+# what a camera noted -> what undoes it, by name, since Pillow is loaded late
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0, neginf=0).clip(min=0)
+    top = values.max()
+    whites = _WHITES.get(picture.mode, (2**16 - 1,))
+    white = next((white for white in whites if top <= white), top)
+    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
