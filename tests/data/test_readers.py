@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.data import tables
+from triptych.data.filters import Filters
 from triptych.data.interactions import TEST, TRAIN, VALID
 from triptych.data.readers import (
     Columns,
-    ReadCounts,
     interactions_from_frame,
     read_interactions,
     read_item_table,
@@ -63,21 +63,25 @@ FORMATS = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_interactions(tmp_path, name):
     FORMATS[name](tmp_path / name)
-    data, counts = read_interactions(tmp_path / name, ALL)
-    expected, _ = interactions_from_frame(table(), ALL)
+    data, steps, listed = read_interactions(tmp_path / name, ALL)
+    expected = interactions_from_frame(table(), ALL).interactions
     assert data.content_hash == expected.content_hash
-    assert counts == ReadCounts(rows=4, below_threshold=0, duplicates=1)
+    assert steps == [
+        {"step": "read", "rows": 4},
+        {"step": "duplicates", "kept": "first", "interactions_removed": 1},
+    ]
+    assert listed.ids.tolist() == [5, 7]
     assert data.users.ids.tolist() == [2, 11]
     assert data.rating.tolist() == [1.0, 2.0, 3.0]
     assert data.label.tolist() == [TRAIN, TRAIN, VALID]
 
 
 def test_an_inter_file_gives_its_columns_unasked(tmp_path):
-    data, _ = read_interactions(write(tmp_path, "a.inter", text("\t")))
+    data = read_interactions(write(tmp_path, "a.inter", text("\t"))).interactions
     assert data.rating is not None
     assert data.timestamp is not None
     assert data.label is not None
-    plain, _ = read_interactions(write(tmp_path, "a.csv", text(",")))
+    plain = read_interactions(write(tmp_path, "a.csv", text(","))).interactions
     assert plain.rating is plain.timestamp is plain.label is None
 
 
@@ -85,7 +89,7 @@ def test_an_inter_file_gives_its_columns_unasked(tmp_path):
 def test_text_ids_keep_their_spelling(tmp_path, suffix):
     separator = "," if suffix == "csv" else "\t"
     lines = [separator.join(row) for row in (("user", "item"), ("007", "1"), ("7", "2"), ("-3", "9"))]
-    data, _ = read_interactions(write(tmp_path, f"a.{suffix}", "\n".join(lines)))
+    data = read_interactions(write(tmp_path, f"a.{suffix}", "\n".join(lines))).interactions
     assert data.users.ids.tolist() == ["-3", "007", "7"]
     assert data.items.ids.tolist() == [1, 2, 9]
 
@@ -108,7 +112,7 @@ def test_ids_become_integers_only_if_that_loses_nothing(tmp_path_factory, ids):
     [("userID", "itemID"), ("userId", "movieId"), ("user", "item"), ("uid", "iid"), ("reviewerID", "asin")],
 )
 def test_well_known_names_are_found(user, item):
-    data, _ = interactions_from_frame(pl.DataFrame({"rating": [1.0], item: [2], user: [3]}))
+    data = interactions_from_frame(pl.DataFrame({"rating": [1.0], item: [2], user: [3]})).interactions
     assert (data.users.ids.tolist(), data.items.ids.tolist()) == ([3], [2])
 
 
@@ -120,20 +124,21 @@ def test_a_guess_that_is_not_clear_lists_the_columns():
         DataError, match=r"no column has a well-known name for --user.*who, asin.*--user COLUMN"
     ):
         interactions_from_frame(pl.DataFrame({"who": ["a"], "asin": ["b"]}))
-    data, _ = interactions_from_frame(frame, Columns(item="parent_asin"))
+    data = interactions_from_frame(frame, Columns(item="parent_asin")).interactions
     assert data.items.ids.tolist() == ["c"]
     with pytest.raises(DataError, match=r"no column 'score' \(--rating\).*user_id, asin, parent_asin"):
         interactions_from_frame(frame, Columns(item="asin", rating="score"))
 
 
 def test_a_threshold_counts_what_it_drops():
-    data, counts = interactions_from_frame(table(), ALL, min_rating=2.0)
-    assert counts.as_dict() == {"rows": 4, "below_threshold": 1, "duplicates": 1}
+    data, steps, listed = interactions_from_frame(table(), ALL, filters=Filters(min_rating=2.0))
+    assert [step.get("interactions_removed") for step in steps] == [None, 1, 1]
     assert data.n_users == 1
+    assert listed.ids.tolist() == [5, 7]
     with pytest.raises(ConfigError, match="--rating COLUMN"):
-        interactions_from_frame(table(), min_rating=2.0)
+        interactions_from_frame(table(), filters=Filters(min_rating=2.0))
     with pytest.raises(DataError, match="no interactions"):
-        interactions_from_frame(table(), ALL, min_rating=9.0)
+        interactions_from_frame(table(), ALL, filters=Filters(min_rating=9.0))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,7 @@ def test_a_threshold_counts_what_it_drops():
 )
 def test_times_are_numbers_or_dates(times):
     frame = pl.DataFrame({"user": [1, 2], "item": [1, 2], "when": times})
-    data, _ = interactions_from_frame(frame, Columns(timestamp="when"))
+    data = interactions_from_frame(frame, Columns(timestamp="when")).interactions
     assert data.timestamp.tolist() == [0.0, 86_400.0]
     assert data.timestamp.dtype == np.float64
 
@@ -165,7 +170,7 @@ def test_labels_by_word_number_or_given_meaning():
         (["a", "b", "c"], {"a": TRAIN, "b": VALID, "c": TEST}),
     ):
         labelled = frame.with_columns(pl.Series("part", labels))
-        data, _ = interactions_from_frame(labelled, Columns(label="part"), label_meaning=meaning)
+        data = interactions_from_frame(labelled, Columns(label="part"), label_meaning=meaning).interactions
         assert data.label.tolist() == [TRAIN, VALID, TEST]
         assert data.label.dtype == np.int8
     with pytest.raises(ConfigError, match="--label COLUMN"):
@@ -184,9 +189,12 @@ VALUES = [
     ("label", ["train", "dev"], r"'label' holds the unknown labels 'dev'.*--label-meaning"),
     ("label", [0, None], r"'label' holds None in data row 2"),
     ("label", [0.5, 1.0], r"unknown labels '0.5'"),
-    ("user", ["a", None], r"'user' has 1 empty or bad ids, first in data row 2"),
-    ("user", ["", "b"], r"'user' has 1 .* data row 1"),
-    ("user", ["a", "a\0"], r"'user' has 1 .* data row 2"),
+    ("user", ["a", None], r"no usable user: column 'user' holds None in data row 2"),
+    ("user", ["", "b"], r"'user' holds '' in data row 1"),
+    ("user", ["a", "a\0"], r"'user' holds 'a\\x00' in data row 2"),
+    ("user", ["a\0b", "a"], r"'user' holds 'a\\x00b' in data row 1"),
+    ("timestamp", [-5, 100], r"'timestamp' holds -5 in data row 1"),
+    ("timestamp", [1e9, 5e10], r"'timestamp' holds 50000000000.0 in data row 2"),
     ("user", [1.0, 2.0], r"'user' holds Float64 values"),
     ("user", [True, False], r"'user' holds Boolean values"),
 ]
@@ -203,7 +211,7 @@ def test_a_bad_value_is_named_with_column_and_row(tmp_path, role, values, messag
 
 def test_integers_beyond_64_bits_are_no_ids():
     frame = pl.DataFrame({"user": pl.Series([1, 2**63 + 5], dtype=pl.UInt64), "item": [1, 2]})
-    with pytest.raises(DataError, match=r"'user' has 1 .* data row 2"):
+    with pytest.raises(DataError, match=r"'user' holds 9223372036854775813 in data row 2"):
         interactions_from_frame(frame)
 
 
@@ -219,20 +227,20 @@ BAD_FILES = {
     "empty.csv": (b"", "is empty"),
     "blank.csv": (b"\n\n", "cannot be read"),
     "header.csv": (b"user,item\n", "holds no rows"),
-    "long.csv": (b"user,item\n1,2\n3,4,5\n", "more fields"),
-    "short.csv": (b"user,item\n1,2\n3\n", "'item' has 1 .* data row 2"),
+    "long.csv": (b"user,item\n1,2\n3,4,5\n", "1 of 2 rows.*line 3 holds more fields"),
+    "short.csv": (b"user,item\n1,2\n3\n", "'item' holds None in data row 2"),
     "quote.csv": (b'user,item\n"1,2\n3,4\n', "cannot be read"),
-    "latin.csv": (b"user,item\n\xe9,2\n", "utf-8"),
-    "utf16.csv": ("user,item\nä,2\n".encode("utf-16"), "cannot be read"),
+    "latin.csv": (b"user,item\n\xe9,2\n", "not utf-8: line 2.*--encoding"),
+    "utf16.csv": ("user,item\nä,2\n".encode("utf-16"), "is UTF-16.*--encoding utf-16"),
     "twice.csv": (b"user,item,item\n1,2,3\n", "names 'item' twice"),
     "twice.inter": (b"user:token\titem:token\titem:float\n1\t2\t3\n", "two columns of one name"),
     "cut.csv.gz": (gzip.compress(text(",").encode() * 50)[:-30], "cannot be read"),
     "cut.parquet": (parquet_bytes()[:-20], "cannot be read"),
     "junk.parquet": (b"PAR1" + bytes(30) + b"PAR1", "cannot be read"),
     "rows.parquet": (b"user,item\n1,2\n", "cannot be read"),
-    "cut.jsonl": (b'{"user": 1, "item": 2}\n{"user": 3, "it', "cannot be read"),
-    "list.jsonl": (b"[1, 2]\n", "cannot be read"),
-    "prose.jsonl": (b"once upon a time\n", "cannot be read"),
+    "cut.jsonl": (b'{"user": 1, "item": 2}\n{"user": 3, "it', "1 of 2 rows.*line 2"),
+    "list.jsonl": (b"[1, 2]\n", "1 of 1 rows.*line 1: list instead of an object"),
+    "prose.jsonl": (b"once upon a time\n", "1 of 1 rows.*line 1: Expecting value"),
     "table.xlsx": (b"PK\3\4", r"suffix '\.xlsx'; wanted a table: \.csv.*\.parquet"),
     "model.pkl": (b"\x80\x04.", r"suffix '\.pkl'"),
 }
@@ -275,7 +283,7 @@ def test_damage_anywhere_gives_a_typed_error_or_a_table(tmp_path, name):
 
 
 def test_a_panic_in_the_parquet_reader_is_an_error_like_others(tmp_path, monkeypatch):
-    def panic(path):
+    def panic(path, bad, encoding):
         raise pl.exceptions.PanicException("assertion failed")
 
     FORMATS["a.parquet"](tmp_path / "a.parquet")

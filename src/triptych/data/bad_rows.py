@@ -68,3 +68,7 @@ class BadRows:
         if file not in self._reasons:
             return {}
         return {"left_out": dict(self._reasons[file]), "first_left_out": list(self._examples[file])}
+
+    def all(self) -> dict[str, Any]:
+        """Give what `of` gives for each file with bad rows."""
+        return {file: self.of(file) for file in self._reasons}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from triptych.data.features import ItemFeatures, check_modality
+from triptych.data.ids import id_array
 from triptych.data.interactions import IdMap, Interactions, k_core
 from triptych.data.pictures import Thumbnails
-from triptych.errors import DataError, ShapeError
+from triptych.errors import ShapeError
 from triptych.files import (
     checksums,
     hash_arrays,
@@ -138,46 +138,16 @@ class Dataset:
             thumbnails=None if self.thumbnails is None else self.thumbnails.take(keep),
         )
 
+    def with_steps(self, steps: Sequence[Mapping[str, Any]]) -> Dataset:
+        """Add steps to those the provenance names: what was done to the rows, in plain JSON values."""
+        known = self.provenance.get("steps", [])
+        return replace(self, provenance={**self.provenance, "steps": [*known, *map(dict, steps)]})
+
     def describe(self) -> dict[str, Any]:
-        """Count what is in it, in plain JSON values."""
-        data = self.interactions
-        user_degree, item_degree = np.bincount(data.user), np.bincount(data.item)
-        return {
-            "name": self.name,
-            "hash": self.content_hash,
-            "users": data.n_users,
-            "items": data.n_items,
-            "interactions": len(data),
-            "density": data.density,
-            "interactions_per_user": {
-                "min": int(user_degree.min()),
-                "median": float(np.median(user_degree)),
-                "max": int(user_degree.max()),
-            },
-            "interactions_per_item": {
-                "min": int(item_degree.min()),
-                "median": float(np.median(item_degree)),
-                "max": int(item_degree.max()),
-            },
-            "ratings": data.rating is not None,
-            "timestamps": data.timestamp is not None,
-            "labels": None
-            if data.label is None
-            else {
-                part: int((data.label == code).sum())
-                for part, code in (("train", 0), ("valid", 1), ("test", 2), ("left_out", -1))
-            },
-            "item_columns": self.item_table.columns,
-            "modalities": {
-                name: {
-                    "dim": features.dim,
-                    "graph_edges": None if features.graph is None else len(features.graph),
-                    "coverage": features.coverage,
-                    "source": features.source,
-                }
-                for name, features in self.features.items()
-            },
-        }
+        """Tell all about it, in plain JSON values; see `triptych.data.statistics.describe`."""
+        from triptych.data.statistics import describe
+
+        return describe(self)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the folder `path`, whole or not at all.
@@ -255,35 +225,3 @@ class Dataset:
         if (folder / THUMBNAILS).is_file():
             thumbnails = Thumbnails.from_arrays(read_arrays(folder / THUMBNAILS))
         return cls(manifest["name"], interactions, item_table, features, manifest["provenance"], thumbnails)
-
-
-def id_array(column: pl.Series) -> np.ndarray[Any, Any]:
-    """Turn a column of raw ids into an int64 or str array.
-
-    Raises:
-        DataError: an id is missing, empty, or cannot be told from another, or the column holds
-            something other than integers of 64 bits or strings.
-    """
-    if column.dtype.is_integer():
-        ids = column.cast(pl.Int64, strict=False)
-        bad = ids.is_null()
-    elif column.dtype in (pl.String, pl.Categorical, pl.Enum):
-        ids = column.cast(pl.String)
-        # numpy drops NUL characters at the end of a string
-        bad = (
-            ids.is_null() | (ids == "").fill_null(value=True) | ids.str.ends_with("\0").fill_null(value=True)
-        )
-    else:
-        raise DataError(
-            f"column '{column.name}' holds {column.dtype} values",
-            wanted="integer or string ids",
-            fix="Choose another column for the ids, or convert it",
-        )
-    if bad.any():
-        at = int(bad.arg_max() or 0)
-        raise DataError(
-            f"column '{column.name}' has {int(bad.sum()):,} empty or bad ids, first in data row {at + 1}",
-            wanted="an id in every row",
-            fix="Fill or remove these rows",
-        )
-    return ids.to_numpy() if ids.dtype == pl.Int64 else np.asarray(ids.to_list(), dtype=np.str_)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from triptych.data.descriptors import describe_pictures, describe_texts
 from triptych.data.features import ItemFeatures, Matrix
 from triptych.data.interactions import BoolArray, FloatArray, IntArray, Interactions
 from triptych.errors import ConfigError
+from triptych.files import new_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,6 +126,29 @@ class DemoShop:
         if not self.present["image"][item]:
             return None
         return _draw(self.shown["image"][item], np.random.default_rng([self.seed, 100 + item]))
+
+    def export(self, folder: Path) -> None:
+        """Write the shop as its owner would hand it over: two tables and a folder of pictures.
+
+        `sales.csv` lists customer, sku and date; `products.csv` sku and what the catalogue says;
+        `pictures/` holds a PNG named by the sku of each product that has one.
+
+        Raises:
+            StorageError: something is at `folder` already.
+        """
+        with new_folder(folder, marker="sales.csv") as new:
+            pairs, ids = self.interactions, self.interactions.items.ids
+            assert pairs.timestamp is not None
+            dates = pl.Series(pairs.timestamp.astype("int64") * 1000).cast(pl.Datetime("ms"))
+            sales = {"customer": pairs.users.ids[pairs.user], "sku": ids[pairs.item], "date": dates}
+            pl.DataFrame(sales).sort("date", maintain_order=True).write_csv(
+                new / "sales.csv", datetime_format="%Y-%m-%dT%H:%M:%S"
+            )
+            self.item_table.rename({"item_id": "sku"}).write_csv(new / "products.csv")
+            (new / "pictures").mkdir()
+            for item, sku in enumerate(ids.tolist()):
+                if (picture := self.picture(item)) is not None:
+                    picture.save(new / "pictures" / f"{sku}.png")
 
     def dataset(self) -> Dataset:
         """Put together interactions, item table and the features of pictures and texts."""

@@ -152,14 +152,14 @@ def _parse(
 
 
 def _typed(value: Any, kind: Any) -> Any:
-    """Bring a JSON value to a polars type, None where it is of another."""
+    """Bring a JSON value to a polars type, None where it is of another; to text as polars does, as JSON."""
     if isinstance(kind, pl.List):
         return [_typed(part, kind.inner) for part in value] if isinstance(value, list) else None
-    if value is None or isinstance(value, list | dict):
-        return None
+    if value is None or (kind == pl.String and isinstance(value, str)):
+        return value
     if kind == pl.String:
-        return value if isinstance(value, str) else json.dumps(value)
+        return json.dumps(value, ensure_ascii=False)
     try:
         return float(value) if kind == pl.Float64 else int(value)
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None

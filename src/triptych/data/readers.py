@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from triptych.data.dataset import id_array
-from triptych.data.interactions import TEST, TRAIN, VALID, FloatArray, Interactions, LabelArray
+from triptych.data.bad_rows import SHOWN, BadRows
+from triptych.data.filters import Filters, Step, filter_rows
+from triptych.data.ids import id_array, index_ids
+from triptych.data.interactions import (
+    TEST,
+    TRAIN,
+    VALID,
+    BoolArray,
+    FloatArray,
+    IdMap,
+    Interactions,
+    LabelArray,
+)
 from triptych.data.tables import naming, read_table
 from triptych.errors import ConfigError, DataError, nearest
 
@@ -21,8 +32,15 @@ LABEL_MEANING: Mapping[str, int] = {
 }  # fmt: skip
 """What labels mean unless told otherwise (MMRec's numbers)."""
 
-_USER_NAMES = {"user", "userid", "uid", "reviewerid", "customerid", "visitorid"}
-_ITEM_NAMES = {"item", "itemid", "iid", "asin", "parentasin", "productid", "movieid", "videoid"}
+# Well-known names, the clear ones first: the others only count where there is none of these.
+_USER_NAMES = (
+    {"user", "userid", "uid", "reviewerid", "customerid", "visitorid", "memberid"},
+    {"customer", "visitor", "member", "reviewer", "client", "buyer", "account", "person"},
+)
+_ITEM_NAMES = (
+    {"item", "itemid", "iid", "asin", "parentasin", "productid", "movieid", "videoid", "trackid", "bookid"},
+    {"sku", "product", "article", "movie", "video", "track", "song", "book"},
+)
 
 
 @dataclass(frozen=True)
@@ -44,91 +62,111 @@ class Columns:
     label: str | None = None
 
 
-@dataclass(frozen=True)
-class ReadCounts:
-    """What became of the rows of a table.
+class Read(NamedTuple):
+    """Interactions and how they came out of a table.
 
     Args:
-        rows: how many there were.
-        below_threshold: how many had a rating below `min_rating`.
-        duplicates: how many of the others repeated a pair and were merged.
+        interactions: what was kept, each pair once.
+        steps: what was done to the rows, and how many each step removed.
+        listed: the items of all usable rows, before any filter.
     """
 
-    rows: int
-    below_threshold: int
-    duplicates: int
-
-    def as_dict(self) -> dict[str, int]:
-        """Give the counts by name."""
-        return asdict(self)
+    interactions: Interactions
+    steps: list[Step]
+    listed: IdMap
 
 
 def read_interactions(
     path: str | Path,
     columns: Columns = Columns(),
     *,
-    min_rating: float | None = None,
+    filters: Filters = Filters(),
     label_meaning: Mapping[str, int] | None = None,
-) -> tuple[Interactions, ReadCounts]:
+    bad: BadRows | None = None,
+) -> Read:
     """Read interactions from a table; see `interactions_from_frame`."""
-    frame = read_table(path)
-    with naming(Path(path).name):
+    path = Path(path)
+    frame = read_table(path, bad)
+    with naming(path.name):
         columns = resolve_columns(frame, columns, path)
-        return interactions_from_frame(frame, columns, min_rating=min_rating, label_meaning=label_meaning)
+    return interactions_from_frame(
+        frame, columns, file=path.name, filters=filters, label_meaning=label_meaning, bad=bad
+    )
 
 
 def interactions_from_frame(
     frame: pl.DataFrame,
     columns: Columns = Columns(),
     *,
-    min_rating: float | None = None,
+    file: str = "table",
+    filters: Filters = Filters(),
     label_meaning: Mapping[str, int] | None = None,
-) -> tuple[Interactions, ReadCounts]:
-    """Make interactions of a table with one row each, and count what was dropped or merged.
+    bad: BadRows | None = None,
+) -> Read:
+    """Make interactions of a table with one row each, and account for every row.
+
+    Rows without a usable user, item, rating, time or label are left out up to the limit of `bad`. Times in
+    milli-, micro- or nanoseconds since 1970 become seconds.
 
     Args:
         frame: any columns; those that `columns` does not name are ignored.
         columns: which column means what.
-        min_rating: drop rows with a lower rating.
+        file: what messages and counts call the table.
+        filters: which rows to keep; those that look at all interactions together are not applied here.
         label_meaning: label as text -> TRAIN, VALID, TEST or LEFT_OUT; None for `LABEL_MEANING`.
+        bad: counts the rows that cannot be used, and holds their limit; None to allow none.
 
     Raises:
-        DataError: a column is missing or ambiguous, or a value is; the message names column and row.
-        ConfigError: a threshold without ratings, or a meaning without labels.
+        DataError: a column is missing or ambiguous, or too many of its values cannot be used; the message
+            names column and row.
+        ConfigError: a filter without the column it looks at, or a meaning without labels.
     """
-    columns = resolve_columns(frame, columns)
-    if min_rating is not None and columns.rating is None:
-        raise ConfigError(
-            f"a lowest rating of {min_rating:g}, but no rating column",
-            wanted="the column that holds the ratings",
-            fix="Add --rating COLUMN",
-        )
-    if label_meaning is not None and columns.label is None:
-        raise ConfigError(
-            "a meaning of labels, but no label column",
-            wanted="the column that says how the rows are split",
-            fix="Add --label COLUMN",
-        )
-    users, items = id_array(frame[str(columns.user)]), id_array(frame[str(columns.item)])
-    rating = None if columns.rating is None else _numbers(frame[columns.rating])
-    timestamp = None if columns.timestamp is None else _times(frame[columns.timestamp])
-    label = None if columns.label is None else _labels(frame[columns.label], label_meaning or LABEL_MEANING)
-    keep = np.ones(frame.height, dtype=bool)
-    if min_rating is not None and rating is not None:
-        keep = rating >= min_rating
-    interactions = Interactions.from_ids(
-        users[keep],
-        items[keep],
-        rating=None if rating is None else rating[keep],
-        timestamp=None if timestamp is None else timestamp[keep],
-        label=None if label is None else label[keep],
+    bad = BadRows(limit=0.0) if bad is None else bad
+    with naming(file):
+        columns = resolve_columns(frame, columns)
+        if label_meaning is not None and columns.label is None:
+            raise ConfigError(
+                "a meaning of labels, but no label column",
+                wanted="the column that says how the rows are split",
+                fix="Add --label COLUMN",
+            )
+        users, user = index_ids(frame[str(columns.user)])
+        items, item = index_ids(frame[str(columns.item)])
+        rating = None if columns.rating is None else _numbers(frame[columns.rating])
+        timestamp = None if columns.timestamp is None else _times(frame[columns.timestamp])
+        label = None if columns.label is None else _labels(frame[columns.label], label_meaning)
+    usable = _usable_rows(frame, columns, file, bad, user=user, item=item, rating=rating,
+                          timestamp=timestamp, label=label)  # fmt: skip
+    columns_kept = [_kept(column, usable) for column in (user, item, rating, timestamp, label)]
+    user, item, rating, timestamp, label = columns_kept
+    keep, steps = filter_rows(filters, rating, timestamp, len(user))
+    interactions = Interactions.from_codes(
+        IdMap(users, "user"),
+        IdMap(items, "item"),
+        user[keep],
+        item[keep],
+        rating=_kept(rating, keep),
+        timestamp=_kept(timestamp, keep),
+        label=_kept(label, keep),
+        duplicates=filters.duplicates,
     )
-    n_kept = int(keep.sum())
-    return interactions, ReadCounts(frame.height, frame.height - n_kept, n_kept - len(interactions))
+    read: list[Step] = [{"step": "read", "rows": frame.height}]
+    if len(keep) < frame.height:
+        read.append({"step": "unusable", "interactions_removed": frame.height - len(keep)})
+    merged = int(keep.sum()) - len(interactions)
+    steps.append({"step": "duplicates", "kept": filters.duplicates, "interactions_removed": merged})
+    listed = items if usable.all() else items[np.bincount(item, minlength=len(items)) > 0]
+    return Read(interactions, [*read, *steps], IdMap(listed, "item"))
 
 
 def read_item_table(
-    path: str | Path, *, item: str | None = None, title: str | None = None, like: str | None = None
+    path: str | Path,
+    *,
+    item: str | None = None,
+    title: str | None = None,
+    like: str | None = None,
+    bad: BadRows | None = None,
+    encoding: str = "utf-8",
 ) -> pl.DataFrame:
     """Read what is known about items: `item_id`, `title` if there is one, then all other columns.
 
@@ -137,11 +175,13 @@ def read_item_table(
         item: the column of item ids; None to find it.
         title: the column of titles; None for `title` or `name`. A column whose name it takes is dropped.
         like: what the interactions call their item column; tried before well-known names.
+        bad: counts rows that cannot be read, and holds their limit; None to allow none.
+        encoding: of text formats.
 
     Raises:
-        DataError: a column is missing or ambiguous, or an item has two rows.
+        DataError: a column is missing or ambiguous, an item has two rows, or too many rows are bad.
     """
-    frame = read_table(path)
+    frame = read_table(path, bad, encoding=encoding)
     with naming(Path(path).name):
         item = item_column(frame, item, like)
         if title is None:
@@ -214,8 +254,10 @@ def _existing(frame: pl.DataFrame, name: str, flag: str) -> str:
     return name
 
 
-def _guess(frame: pl.DataFrame, well_known: Collection[str], flag: str) -> str:
-    found = [name for name in frame.columns if name.lower().replace("_", "") in well_known]
+def _guess(frame: pl.DataFrame, well_known: Iterable[Collection[str]], flag: str) -> str:
+    found: list[str] = []
+    for names in well_known:
+        found = found or [name for name in frame.columns if name.lower().replace("_", "") in names]
     if len(found) != 1:
         what = "more than one column could be meant" if found else "no column has a well-known name"
         raise DataError(
@@ -226,46 +268,104 @@ def _guess(frame: pl.DataFrame, well_known: Collection[str], flag: str) -> str:
     return found[0]
 
 
+def _kept(column: np.ndarray[Any, Any] | None, keep: BoolArray) -> Any:
+    return column if column is None or keep.all() else column[keep]
+
+
+def _usable_rows(
+    frame: pl.DataFrame, columns: Columns, file: str, bad: BadRows, **values: np.ndarray[Any, Any] | None
+) -> BoolArray:
+    """Mark the rows with a usable value in every column, and count the others under the first bad one.
+
+    Args:
+        frame: the table, for messages.
+        columns: which column means what.
+        file: the table's name.
+        bad: counts and limit.
+        values: role -> what its column was read to; -1 or NaN where it could not be.
+
+    Raises:
+        DataError: too many rows are bad.
+    """
+    usable = np.ones(frame.height, dtype=bool)
+    for role, column in values.items():
+        if column is None:
+            continue
+        wrong = ~np.isfinite(column) if column.dtype.kind == "f" else column == _NO_VALUE[role]
+        wrong &= usable
+        if wrong.any():
+            name = getattr(columns, role)
+            examples = (
+                f"column '{name}' holds {frame[name][at]!r} in data row {at + 1}"
+                for at in np.flatnonzero(wrong)[:SHOWN].tolist()
+            )
+            bad.add(file, f"no usable {role}", int(wrong.sum()), examples)
+            usable &= ~wrong
+    bad.check(file, frame.height, "Repair these rows, or choose another column")
+    return usable
+
+
 def _numbers(column: pl.Series) -> FloatArray:
+    """Read numbers, NaN where there is none."""
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Boolean)):
         raise DataError(
             f"column '{column.name}' holds {column.dtype} values",
             wanted="numbers",
             fix="Choose another column",
         )
-    numbers = column.cast(pl.Float64, strict=False)
-    _refuse(column, ~numbers.is_finite().fill_null(value=False), "a finite number")
-    return numbers.to_numpy()
+    return column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
 
 
 def _times(column: pl.Series) -> FloatArray:
-    """Give numbers as they are; dates, and ISO 8601 text that is no number, in seconds since 1970 (UTC)."""
+    """Read times in seconds since 1970 (UTC), NaN where there is none.
+
+    Numbers are brought to seconds from the unit their median speaks for; small ones, such as places in a
+    sequence, stay as they are. Dates, and ISO 8601 text where most of it is no number, are converted.
+    Times before 1970 or after 2100 count as none.
+    """
     if column.dtype in (pl.Date, pl.Datetime):
-        seconds = (
-            column.cast(pl.Datetime("us", getattr(column.dtype, "time_zone", None))).dt.epoch("us") / 1e6
-        )
-    elif column.dtype == pl.String and column.head(1).cast(pl.Float64, strict=False).null_count():
-        seconds = pl.Series([_seconds(text) for text in column], dtype=pl.Float64)
-    else:
-        return _numbers(column)
-    _refuse(column, seconds.is_null(), "a number, or a date such as 2024-05-01T12:00:00")
-    return seconds.to_numpy()
+        zone = getattr(column.dtype, "time_zone", None)
+        seconds = (column.cast(pl.Datetime("us", zone)).dt.epoch("us") / 1e6).fill_null(float("nan"))
+        return _sensible(seconds.to_numpy())
+    if column.dtype == pl.String:
+        distinct = column.unique()
+        numeric = distinct.cast(pl.Float64, strict=False)
+        if 2 * int(numeric.null_count()) > len(distinct):
+            seconds = pl.Series([_seconds(text) for text in distinct], dtype=pl.Float64)
+            return _sensible(column.replace_strict(distinct, seconds).to_numpy())
+    numbers = _numbers(column)
+    usual = float(np.nanmedian(numbers)) if np.isfinite(numbers).any() else 0.0
+    unit = next(unit for largest, unit in _UNITS if usual < largest)
+    return _sensible(numbers / unit)
 
 
-def _seconds(text: str | None) -> float | None:
+_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (np.inf, 1e9))  # largest usual number, units in a second
+_YEAR_2100 = 4_102_444_800.0
+
+
+def _sensible(seconds: FloatArray) -> FloatArray:
+    return np.where((seconds >= 0) & (seconds < _YEAR_2100), seconds, np.nan)
+
+
+def _seconds(text: str | None) -> float:
     try:
         moment = datetime.fromisoformat(text or "")
     except ValueError:
-        return None
+        return float("nan")
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _labels(column: pl.Series, meaning: Mapping[str, int]) -> LabelArray:
+_NO_LABEL = np.iinfo(np.int8).min
+_NO_VALUE = {"user": -1, "item": -1, "label": _NO_LABEL}
+
+
+def _labels(column: pl.Series, meaning: Mapping[str, int] | None) -> LabelArray:
+    """Read labels, `_NO_LABEL` where there is none."""
+    meaning = LABEL_MEANING if meaning is None else meaning
     if column.dtype.is_float() and (column.fill_null(0) == column.fill_null(0).round()).all():
         column = column.cast(pl.Int64)
-    _refuse(column, column.is_null(), "a label")
     text = column.cast(pl.String)
-    unknown = sorted(set(text.unique()) - meaning.keys())
+    unknown = sorted(set(text.drop_nulls().unique()) - meaning.keys())
     if unknown:
         shown = ", ".join(repr(label) for label in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise DataError(
@@ -273,14 +373,5 @@ def _labels(column: pl.Series, meaning: Mapping[str, int]) -> LabelArray:
             wanted="one of " + ", ".join(meaning),
             fix='Say what each means, for example --label-meaning "0=train,1=valid,2=test"',
         )
-    return text.replace_strict(dict(meaning), return_dtype=pl.Int8).to_numpy()
-
-
-def _refuse(column: pl.Series, bad: pl.Series, wanted: str) -> None:
-    if bad.any():
-        at = int(bad.arg_max() or 0)
-        raise DataError(
-            f"column '{column.name}' holds {column[at]!r} in data row {at + 1}",
-            wanted=f"{wanted} in every row",
-            fix="Repair or remove such rows, or choose another column",
-        )
+    codes = text.replace_strict(dict(meaning), return_dtype=pl.Int8)
+    return codes.fill_null(_NO_LABEL).to_numpy()

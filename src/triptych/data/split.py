@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ from triptych.data.interactions import (
     Interactions,
     LabelArray,
     row_offsets,
+    stable_order,
 )
 from triptych.errors import ConfigError, DataError
 from triptych.files import hash_arrays
@@ -158,6 +159,11 @@ class Split:
         }
         return cls(data, part, {**protocol, **counts, **left_out})
 
+    def labelled(self) -> Dataset:
+        """Give the data set with this split as its labels, and with the step in its provenance."""
+        labelled = replace(self.data, interactions=self.data.interactions.with_label(self.part))
+        return labelled.with_steps([{"step": "split", **self.protocol}])
+
     @cached_property
     def train(self) -> Pairs:
         """The pairs models learn from."""
@@ -236,7 +242,7 @@ def _timestamps(data: Dataset) -> FloatArray:
 
 def _place_in_user(interactions: Interactions, order: IntArray) -> tuple[IntArray, IntArray]:
     """Say for each interaction its place among its user's, in the given order, and how many these are."""
-    by_user = order[np.argsort(interactions.user[order], kind="stable")]
+    by_user = order[stable_order(interactions.user[order])]
     offsets = row_offsets(interactions.user[by_user], interactions.n_users)
     place = np.empty(len(order), dtype=np.int64)
     place[by_user] = np.arange(len(order)) - offsets[interactions.user[by_user]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,42 +12,63 @@ from pathlib import Path
 
 import polars as pl
 
-from triptych.errors import DataError
+from triptych.data.bad_rows import BadRows
+from triptych.data.lines import open_bytes, read_json_lines
+from triptych.errors import ConfigError, DataError
 
 _COMPRESSIONS = {".gz", ".zst"}
 _INTEGER = r"^(?:0|-?[1-9][0-9]*)$"  # nothing that would change when written again: no "007", "+7", "-0"
 
 
-def read_table(path: str | Path) -> pl.DataFrame:
+def read_table(path: str | Path, bad: BadRows | None = None, *, encoding: str = "utf-8") -> pl.DataFrame:
     """Read a table by its suffix, compressed text included (`.csv.gz`).
 
     Text formats give strings, except for columns that hold canonical integers only: ids such as
     "007" stay as they are. Blank lines are skipped.
 
+    Args:
+        path: the file.
+        bad: counts rows that cannot be read (too many fields, not in this encoding, no JSON), and
+            holds their limit; None to allow none.
+        encoding: of text formats.
+
     Raises:
-        DataError: there is no such file, its suffix is unknown, it is damaged, or it holds no rows.
+        DataError: there is no such file, its suffix is unknown, it is damaged, it holds no rows, or too
+            many of them cannot be read.
     """
     path = existing_file(path)
-    suffix = Path(path.stem).suffix if path.suffix.lower() in _COMPRESSIONS else path.suffix
-    reader = _READERS.get(suffix.lower())
+    suffix = table_suffix(path)
+    reader = _READERS.get(suffix)
     if reader is None:
         raise DataError(
             f"{path} has the suffix '{suffix}'",
             wanted="a table: " + ", ".join(sorted(_READERS)),
             fix="Rename or convert it",
         )
+    _check_encoding(path, encoding)
     try:
-        frame = reader(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        frame = reader(path, BadRows(limit=0.0) if bad is None else bad, encoding)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, csv.Error) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
             f"{path} cannot be read: {reason}",
-            wanted=f"a whole {suffix} table in UTF-8, each row as long as the header",
+            wanted=f"a whole {suffix} table, each row as long as the header",
             fix="Repair the file, or write it again",
         ) from error
     if not frame.height:
         raise DataError(f"{path} holds no rows", wanted="rows below the header", fix="Check how it was made")
     return frame
+
+
+def is_table(path: Path) -> bool:
+    """Say whether `read_table` would try to read a file, by its suffix."""
+    return table_suffix(path) in _READERS
+
+
+def table_suffix(path: Path) -> str:
+    """Give the suffix that names a table's format, without that of its compression, in lower case."""
+    compressed = path.suffix.lower() in _COMPRESSIONS
+    return (Path(path.stem).suffix if compressed else path.suffix).lower()
 
 
 def existing_file(path: str | Path) -> Path:
@@ -71,9 +95,17 @@ def naming(source: str) -> Iterator[None]:
         raise type(error)(f"{source}: {error.found}", wanted=error.wanted, fix=error.fix) from error
 
 
-def _read_text(path: Path, separator: str, *, typed_header: bool = False) -> pl.DataFrame:
+def _read_text(
+    path: Path, bad: BadRows, encoding: str, *, separator: str, typed_header: bool = False
+) -> pl.DataFrame:
     quote = None if typed_header else '"'  # RecBole's files know no quoting
-    frame = pl.read_csv(path, separator=separator, quote_char=quote, infer_schema=False, glob=False)
+    try:
+        source = path if _is_utf8(encoding) else _as_utf8(path, encoding)
+        frame = pl.read_csv(source, separator=separator, quote_char=quote, infer_schema=False, glob=False)
+    except (pl.exceptions.ComputeError, UnicodeDecodeError):
+        if path.suffix.lower() == ".zst":  # polars alone reads these
+            raise
+        frame = _read_row_by_row(path, bad, encoding, separator, quote)
     if typed_header:
         names = [name.partition(":")[0].strip() for name in frame.columns]
         if len(set(names)) < len(names):
@@ -82,25 +114,85 @@ def _read_text(path: Path, separator: str, *, typed_header: bool = False) -> pl.
     repeated = [name for name in frame.columns if name.rpartition("_duplicated_")[0] in frame.columns]
     if repeated:
         raise ValueError(f"the header names '{repeated[0].rpartition('_duplicated_')[0]}' twice")
-    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    if frame.width and frame.to_series(0).null_count():
+        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     return frame.with_columns(column.cast(pl.Int64) for column in frame if _is_integer(column))
 
 
+def _check_encoding(path: Path, encoding: str) -> None:
+    """Refuse an unknown encoding, and UTF-16 that is not announced as such."""
+    try:
+        known = codecs.lookup(encoding).name
+    except LookupError:
+        raise ConfigError(
+            f"the encoding {encoding!r}", wanted="a known one", fix="Try utf-8, latin-1 or cp1252"
+        ) from None
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and known != "utf-16":
+            raise DataError(
+                f"{path} is UTF-16", wanted=known, fix="Name its encoding, with --encoding utf-16"
+            )
+
+
+def _is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name == "utf-8"
+
+
+def _as_utf8(path: Path, encoding: str) -> bytes:
+    with open_bytes(path) as file:
+        return file.read().decode(encoding).encode()
+
+
+def _read_row_by_row(
+    path: Path, bad: BadRows, encoding: str, separator: str, quote: str | None
+) -> pl.DataFrame:
+    """Read a damaged table slowly, leaving out rows with too many fields or of another encoding."""
+    with io.TextIOWrapper(open_bytes(path), encoding=encoding, errors="surrogateescape", newline="") as text:
+        rows = csv.reader(
+            text, delimiter=separator, quotechar=quote, strict=True,
+            quoting=csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL,
+        )  # fmt: skip
+        header = [name.removeprefix("\ufeff") for name in next(rows, [])]
+        if len(set(header)) < len(header):
+            raise ValueError(f"two columns of one name among {', '.join(header)}")
+        kept: list[list[str | None]] = []
+        n_rows = 0
+        for row in rows:
+            if not row:
+                continue
+            n_rows += 1
+            at = f"line {rows.line_num:,}"
+            if any("\udc80" <= letter <= "\udcff" for field in row for letter in field):
+                bad.add(path.name, f"not {encoding}", 1, [f"{at}, which another --encoding may read"])
+            elif len(row) > len(header):
+                bad.add(path.name, "too many fields", 1, [f"{at} holds more fields than the header"])
+            else:
+                kept.append([field or None for field in row] + [None] * (len(header) - len(row)))
+    bad.check(path.name, n_rows, "Repair these rows, name their encoding with --encoding")
+    return pl.DataFrame(kept, schema=dict.fromkeys(header, pl.String), orient="row")
+
+
 def _is_integer(column: pl.Series) -> bool:
+    if not column.head(100).drop_nulls().str.contains(_INTEGER).all():
+        return False  # spares a look at all the others
     canonical = column.count() > 0 and bool(column.str.contains(_INTEGER).all())
     return canonical and column.cast(pl.Int64, strict=False).null_count() == column.null_count()
 
 
-def _read_json_lines(path: Path) -> pl.DataFrame:
-    return pl.read_ndjson(path.read_bytes(), infer_schema_length=None)  # bytes: "[" in a path is no pattern
+def _read_parquet(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
+    return pl.read_parquet(path, glob=False)
 
 
-_READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
+def _read_json(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
+    return read_json_lines(path, bad=bad)
+
+
+_READERS: dict[str, Callable[[Path, BadRows, str], pl.DataFrame]] = {
     ".csv": partial(_read_text, separator=","),
     ".tsv": partial(_read_text, separator="\t"),
     ".inter": partial(_read_text, separator="\t", typed_header=True),
     ".item": partial(_read_text, separator="\t", typed_header=True),
-    ".parquet": partial(pl.read_parquet, glob=False),
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
+    ".parquet": _read_parquet,
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
 }

@@ -17,6 +17,23 @@ from triptych.data.readers import Columns
 
 
 @dataclass(frozen=True)
+class Hints:
+    """What a user says of tables whose columns are not fixed.
+
+    Args:
+        columns: what the columns of the interactions mean, as far as it is said.
+        item_column: the item table's column of ids; None to find it.
+        title_column: its column of titles; None to find it.
+        encoding: of text tables.
+    """
+
+    columns: Columns = Columns()
+    item_column: str | None = None
+    title_column: str | None = None
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True)
 class Layout(ABC):
     """Files recognised as one layout, and how to read them.
 
@@ -25,6 +42,7 @@ class Layout(ABC):
 
     Args:
         files: role -> file or folder, such as "interactions", "items", or the name of a modality.
+        hints: what the user says of them; of use only where the layout itself does not fix it.
     """
 
     name: ClassVar[str]
@@ -33,6 +51,7 @@ class Layout(ABC):
     """What it is, for people."""
 
     files: Mapping[str, Path]
+    hints: Hints = Hints()
 
     @classmethod
     @abstractmethod

@@ -1,0 +1,234 @@
+"""Tables as shops export them: who did something with what, a table of items, features, pictures, sounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import polars as pl
+
+from triptych.data.bad_rows import BadRows
+from triptych.data.feature_files import read_features
+from triptych.data.features import ItemFeatures
+from triptych.data.interactions import IdMap
+from triptych.data.layouts.base import Layout
+from triptych.data.lines import open_bytes
+from triptych.data.readers import Columns, item_column, read_item_table, resolve_columns
+from triptych.data.tables import is_table, read_table, table_suffix
+from triptych.errors import DataError
+
+WELL_KNOWN: Mapping[str, Sequence[str]] = {
+    "rating": ("rating", "stars", "score", "overall"),
+    "timestamp": ("timestamp", "time", "date", "datetime", "when", "createdat"),
+    "label": ("xlabel", "split"),
+}
+"""Names of columns that are read unasked, in lower case and without underscores; the first wins."""
+
+_MODALITIES = ("image", "text", "audio")
+_FEATURE_SUFFIXES = (".npy", ".safetensors", ".npz", ".parquet")
+_ANY_FEATURES = "_feat.npy"
+_MEDIA = {"image": "pictures", "audio": "sounds"}
+_MEDIA_SUFFIXES = {
+    "pictures": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"),
+    "sounds": (".wav", ".flac", ".ogg", ".mp3", ".m4a"),
+}
+_ROLES = ("interactions", "items", *_MEDIA_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Tables(Layout):
+    """A table of interactions, alone or in a folder with what is known of the items.
+
+    In a folder, these are found: the one table with a user and an item column by well-known names; a table
+    with the item column but no user, one row per item; features (`image.npy`, `text.parquet`,
+    `WORD_feat.npy`); a folder of pictures and one of sounds. Beside a single file nothing is looked for.
+
+    Their roles are "interactions", "items", "pictures", "sounds" and the names of modalities.
+    """
+
+    name: ClassVar[str] = "tables"
+    title: ClassVar[str] = "tables of interactions and items"
+
+    @classmethod
+    def find(cls, path: Path) -> Tables | None:
+        """Recognise tables by their suffixes and the names of their columns.
+
+        Raises:
+            DataError: two files could be meant for the same thing.
+        """
+        if path.is_file():
+            return cls({"interactions": path}) if is_table(path) else None
+        entries = sorted(path.iterdir()) if path.is_dir() else []
+        features = _find_features(entries)
+        headers = {
+            entry: pl.DataFrame(schema=_column_names(entry))
+            for entry in entries
+            if entry.is_file() and is_table(entry) and entry not in features.values()
+        }
+        of_user = {
+            entry: item for entry, head in headers.items() if (item := usual_columns(head, Columns()).item)
+        }
+        interactions = _only(list(of_user), "tables of interactions", "Give the one that is meant by itself")
+        if interactions is None:
+            return None
+        items = [
+            entry for entry, head in headers.items()
+            if entry not in of_user and _has_item(head, of_user[interactions])
+        ]  # fmt: skip
+        found = {
+            "interactions": interactions,
+            "items": _only(items, "tables of items", "Give the table of interactions by itself, and --items"),
+            **{role: _media_folder(entries, role) for role in _MEDIA_SUFFIXES},
+            **features,
+        }
+        return cls({role: entry for role, entry in found.items() if entry is not None})
+
+    def read_interactions(self, bad: BadRows) -> tuple[pl.DataFrame, Columns]:
+        """Read the interactions, with rating, time and label where there are such columns."""
+        frame = read_table(self.files["interactions"], bad, encoding=self.hints.encoding)
+        return frame, usual_columns(frame, self.hints.columns)
+
+    def read_items(self, items: IdMap, bad: BadRows) -> pl.DataFrame | None:
+        """Read the table of items with all its columns."""
+        if "items" not in self.files:
+            return None
+        table = self._item_table(bad)
+        return table.filter(pl.Series(items.find(table["item_id"].to_list()) >= 0))
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What there are files of features of."""
+        return tuple(role for role in self.files if role not in _ROLES)
+
+    def read_features(self, modality: str, items: IdMap, listed: IdMap) -> ItemFeatures:
+        """Read features by their ids; those without follow the table of items, if there is one."""
+        order = None
+        if "items" in self.files:  # a row that cannot be read shifts those below, so that lengths differ
+            order = self._item_table(BadRows(limit=1.0))["item_id"].to_list()
+        features = read_features(self.files[modality], modality, listed, order, like=self._item_name())
+        return features.take(listed.index(items.ids.tolist()))
+
+    @property
+    def media(self) -> Mapping[str, Path]:
+        """The folders of pictures and of sounds."""
+        return {modality: self.files[role] for modality, role in _MEDIA.items() if role in self.files}
+
+    def _item_table(self, bad: BadRows) -> pl.DataFrame:
+        return read_item_table(
+            self.files["items"],
+            item=self.hints.item_column,
+            title=self.hints.title_column,
+            like=self._item_name(),
+            bad=bad,
+            encoding=self.hints.encoding,
+        )
+
+    def _item_name(self) -> str | None:
+        """Say what the interactions call their item column, if that is clear."""
+        head = pl.DataFrame(schema=_column_names(self.files["interactions"]))
+        return usual_columns(head, self.hints.columns).item
+
+
+def usual_columns(frame: pl.DataFrame, said: Columns) -> Columns:
+    """Say what the columns of a table of interactions mean: what is said, and the rest by their names.
+
+    Users and items stay open where they are not clear, which is told when interactions are made of the table.
+    """
+    spelled: dict[str, str] = {}
+    for name in frame.columns:
+        spelled.setdefault(name.lower().replace("_", ""), name)
+    optional = {
+        role: getattr(said, role) or next((spelled[name] for name in names if name in spelled), None)
+        for role, names in WELL_KNOWN.items()
+    }
+    ids = Columns(user=said.user, item=said.item)
+    with suppress(DataError):
+        ids = resolve_columns(frame, ids)
+    return replace(ids, **optional)
+
+
+def _has_item(head: pl.DataFrame, like: str) -> bool:
+    try:
+        return bool(item_column(head, like=like))
+    except DataError:
+        return False
+
+
+def _only(found: Sequence[Path], what: str, fix: str) -> Path | None:
+    if len(found) > 1:
+        raise DataError(
+            f"{found[0].parent} holds more than one of what could be {what}: "
+            + ", ".join(entry.name for entry in found),
+            wanted="one",
+            fix=fix,
+        )
+    return found[0] if found else None
+
+
+def _find_features(entries: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, list[Path]] = {}
+    for entry in entries:
+        modality = entry.name.removesuffix(_ANY_FEATURES)
+        if modality == entry.name:
+            modality = entry.stem if entry.suffix in _FEATURE_SUFFIXES and entry.stem in _MODALITIES else ""
+        if modality.isidentifier() and modality not in _ROLES and entry.is_file():
+            found.setdefault(modality, []).append(entry)
+    return {
+        modality: file
+        for modality, files in found.items()
+        if (file := _only(files, f"{modality} features", "Keep one of them in the folder"))
+    }
+
+
+def _media_folder(entries: Sequence[Path], role: str) -> Path | None:
+    suffixes = _MEDIA_SUFFIXES[role]
+    folders = [
+        entry for entry in entries
+        if entry.is_dir() and any(file.suffix.lower() in suffixes for file in entry.iterdir())
+    ]  # fmt: skip
+    return _only(folders, f"the {role}", "Keep one of these folders there")
+
+
+def _column_names(path: Path) -> list[str]:
+    """Name the columns of a table without reading it; none if the beginning cannot be read."""
+    try:
+        return list(dict.fromkeys(_HEADERS[table_suffix(path)](path)))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, ValueError):
+        return []
+
+
+def _text_header(path: Path, separator: str, quote: str | None = '"') -> list[str]:
+    scan = pl.scan_csv(
+        path, separator=separator, quote_char=quote, infer_schema=False, glob=False, encoding="utf8-lossy"
+    )
+    return scan.collect_schema().names()
+
+
+def _typed_header(path: Path) -> list[str]:
+    return [name.partition(":")[0].strip() for name in _text_header(path, "\t", None)]
+
+
+def _parquet_header(path: Path) -> list[str]:
+    return pl.scan_parquet(path, glob=False).collect_schema().names()
+
+
+def _json_header(path: Path) -> list[str]:
+    with open_bytes(path) as file:
+        first = json.loads(file.readline())
+    return list(first) if isinstance(first, dict) else []
+
+
+_HEADERS: Mapping[str, Callable[[Path], list[str]]] = {
+    ".csv": partial(_text_header, separator=","),
+    ".tsv": partial(_text_header, separator="\t"),
+    ".inter": _typed_header,
+    ".item": _typed_header,
+    ".parquet": _parquet_header,
+    ".jsonl": _json_header,
+    ".ndjson": _json_header,
+}

@@ -1,0 +1,105 @@
+"""One text per item, put together from the columns of the item table."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from triptych.errors import ConfigError, nearest
+
+USUAL_COLUMNS = ("title", "brand", "categories", "category", "genres", "description")
+"""The columns a template is made of when none is given, in this order: what most papers encode."""
+
+
+@dataclass(frozen=True)
+class TextTemplate:
+    """Which columns make the text, such as "{title} by {brand}. {description}".
+
+    The words before a column's place belong to it: where an item lacks the column, they are left out with
+    it. The words before the first place, and those after the last, are written for every text there is.
+
+    Args:
+        pattern: words and names of columns in braces; doubled braces stand for themselves.
+    """
+
+    pattern: str
+
+    @classmethod
+    def usual(cls, columns: Sequence[str]) -> TextTemplate | None:
+        """Join those of `USUAL_COLUMNS` a table has; None if it has none of them."""
+        known = [name for name in USUAL_COLUMNS if name in columns]
+        return cls(". ".join(f"{{{name}}}" for name in known)) if known else None
+
+    @cached_property
+    def _parts(self) -> tuple[list[tuple[str, str]], str]:
+        """Take the pattern apart: each column with the words before it, and the words at the end."""
+        try:
+            pieces = list(string.Formatter().parse(self.pattern))
+        except ValueError as error:
+            raise self._refuse(str(error)) from None
+        parts, words = [], ""
+        for literal, name, form, conversion in pieces:
+            words += literal
+            if name is None:
+                continue
+            if not name or form or conversion:
+                raise self._refuse("braces without the plain name of a column")
+            parts.append((words, name))
+            words = ""
+        if not parts:
+            raise self._refuse("no column")
+        return parts, words
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns it names."""
+        return [name for _, name in self._parts[0]]
+
+    def fill(self, table: pl.DataFrame) -> list[str | None]:
+        """Write the text of each row; None where all columns are empty.
+
+        White space is drawn together, and NUL characters are taken for white space.
+
+        Raises:
+            ConfigError: the table lacks a column.
+        """
+        for name in self.columns:
+            if name not in table.columns:
+                raise ConfigError(
+                    f"the text template names the column '{name}'",
+                    wanted="one of " + ", ".join(table.columns),
+                    fix=nearest(name, table.columns),
+                )
+        cells = [_words_of(table[name]) for name in self.columns]
+        return [self._write(row) for row in zip(*cells, strict=True)]
+
+    def _write(self, cells: tuple[str, ...]) -> str | None:
+        parts, end = self._parts
+        if not any(cells):
+            return None
+        written = parts[0][0]
+        begun = False
+        for (words, _), cell in zip(parts, cells, strict=True):
+            if cell:
+                written += (words if begun else "") + cell
+                begun = True
+        return (written + end).strip()
+
+    def _refuse(self, why: str) -> ConfigError:
+        return ConfigError(
+            f"the text template {self.pattern!r}: {why}",
+            wanted="words and names of columns in braces",
+            fix='Write for example --text "{title}. {description}"',
+        )
+
+
+def _words_of(column: pl.Series) -> list[str]:
+    if column.dtype in (pl.List, pl.Array):
+        column = column.cast(pl.List(pl.String)).list.join(", ")
+    text = column.cast(pl.String).fill_null("")
+    return [re.sub(r"[\s\0]+", " ", cell).strip() for cell in text]

@@ -1,0 +1,47 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triptych.data.ids import id_array, index_ids
+from triptych.errors import DataError
+
+texts = st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=30)
+numbers = st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_size=30)
+
+
+@given(
+    st.one_of(
+        texts.map(lambda raw: pl.Series(raw, dtype=pl.String)),
+        numbers.map(lambda raw: pl.Series(raw, dtype=pl.Int64)),
+    )
+)
+def test_each_row_gets_the_place_of_its_id_among_the_sorted(column):
+    ids, index = index_ids(column)
+    usable = [raw for raw in column if raw is not None and raw != "" and "\0" not in str(raw)]
+    assert ids.tolist() == sorted(set(usable))
+    for raw, place in zip(column, index.tolist(), strict=True):
+        assert (ids[place] == raw) if raw in usable else place == -1
+    assert index.dtype == np.int64
+
+
+def test_categories_and_other_integers_are_ids_too():
+    assert index_ids(pl.Series(["b", "a", "b"], dtype=pl.Categorical))[0].tolist() == ["a", "b"]
+    ids, index = index_ids(pl.Series([3, 2**63], dtype=pl.UInt64))
+    assert (ids.tolist(), index.tolist()) == ([3], [0, -1])
+
+
+def test_many_columns_do_not_disturb_each_other():
+    for start in range(3):
+        column = pl.Series([f"{(start * 7 + n) % 11}" for n in range(50)])
+        ids, index = index_ids(column)
+        assert ids[index].tolist() == column.to_list()
+
+
+def test_an_array_of_ids_refuses_bad_rows():
+    assert id_array(pl.Series(["007", "7"])).tolist() == ["007", "7"]
+    with pytest.raises(DataError, match="'sku' has 2 empty or bad ids, first in data row 2"):
+        id_array(pl.Series("sku", ["a", None, "b\0c"]))
+    with pytest.raises(DataError, match="Float64"):
+        index_ids(pl.Series([1.5]))

@@ -1,0 +1,48 @@
+import polars as pl
+import pytest
+
+from triptych.data.texts import TextTemplate
+from triptych.errors import ConfigError
+
+TABLE = pl.DataFrame(
+    {
+        "title": ["Mug", None, "Vase", " ", None],
+        "brand": ["Acme", "Acme", None, None, None],
+        "description": ["Big\n\n blue", "Red", "Tall", "Odd\0 one", None],
+    }
+)
+
+
+def test_words_belong_to_the_column_after_them():
+    template = TextTemplate("{title} by {brand}. {description}")
+    assert template.columns == ["title", "brand", "description"]
+    assert template.fill(TABLE) == ["Mug by Acme. Big blue", "Acme. Red", "Vase. Tall", "Odd one", None]
+
+
+def test_words_at_both_ends_are_always_written():
+    assert TextTemplate("Item: {title} ({{new}})").fill(TABLE)[:3] == [
+        "Item: Mug ({new})",
+        None,
+        "Item: Vase ({new})",
+    ]
+
+
+def test_the_usual_template_takes_what_there_is():
+    assert TextTemplate.usual(["price", "description", "title"]).pattern == "{title}. {description}"
+    assert TextTemplate.usual(["price"]) is None
+
+
+def test_lists_and_numbers_become_words():
+    table = pl.DataFrame({"genres": [["Drama", "War"], []], "year": [1995, None]})
+    assert TextTemplate("{genres}, {year}").fill(table) == ["Drama, War, 1995", None]
+
+
+@pytest.mark.parametrize("pattern", ["{title", "title", "{}", "{title!r}", "{title:>5}", ""])
+def test_a_pattern_that_cannot_be_read_is_refused(pattern):
+    with pytest.raises(ConfigError, match="text template"):
+        TextTemplate(pattern).fill(TABLE)
+
+
+def test_an_unknown_column_is_named_with_its_nearest():
+    with pytest.raises(ConfigError, match=r"names the column 'titel'.*Did you mean 'title'"):
+        TextTemplate("{titel}").fill(TABLE)
