@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from triptych.data.prepare import prepare
+from benchmarks.movielens import prepare_movielens, write_files
 from triptych.data.readers import Columns
 from triptych.data.split import Split, read_label_meaning
+from triptych.preparation import prepare
 from triptych.runs import train
 from triptych.training.recipe import Recipe, find_recipe
 
@@ -46,12 +47,17 @@ GRID: Mapping[str, list[dict[str, Any]]] = {
 }
 RECIPES: Mapping[str, list[str]] = {
     "baby": ["mf-bpr-baby.toml", "lightgcn-baby.toml", "vbpr-baby.toml", "freedom-baby.toml", "freedom"],
+    "movielens": ["lightgcn", "vbpr", "freedom"],
     "tiktok": ["vbpr-tiktok.toml", "freedom-tiktok.toml"],
 }
 
 
 def load_split(name: str) -> Split:
     """Prepare a data set in memory, as `triptych prepare` does on disk."""
+    if name == "movielens":
+        with tempfile.TemporaryDirectory() as folder:
+            write_files(Path(folder))
+            return Split.by_ratio(prepare_movielens(Path(folder)))
     if name == "baby":
         folder = DATA / "amazon-baby"
         # The published valid and test labels have each other's sizes; swapping them gives MMRec's.

@@ -15,9 +15,9 @@ from benchmarks.machine import ROOT
 from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures, ItemGraph
 from triptych.data.interactions import LEFT_OUT, TEST, TRAIN, VALID, IntArray, Interactions
-from triptych.data.prepare import prepare
 from triptych.data.readers import Columns
 from triptych.data.split import Split
+from triptych.preparation import prepare
 
 SEED = 7
 SIZES = ("baby", "sports", "electronics")

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from triptych import models
     from triptych.data.dataset import Dataset
-    from triptych.data.prepare import prepare
     from triptych.data.split import Split
     from triptych.errors import TriptychError
+    from triptych.preparation import prepare
     from triptych.runs import Run, evaluate, load, train
     from triptych.training.config import TrainConfig
 
@@ -48,7 +48,7 @@ _HOMES = {
     "TriptychError": "triptych.errors",
     "evaluate": "triptych.runs",
     "load": "triptych.runs",
-    "prepare": "triptych.data.prepare",
+    "prepare": "triptych.preparation",
     "train": "triptych.runs",
 }
 

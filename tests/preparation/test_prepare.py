@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from triptych.data.dataset import Dataset
-from triptych.data.prepare import prepare
+from triptych.data.demo import build_shop
+from triptych.data.filters import Filters
 from triptych.data.readers import Columns
 from triptych.data.split import Split, read_label_meaning
 from triptych.errors import ConfigError, ShapeError, TriptychError
 from triptych.files import sha256
+from triptych.preparation import prepare
 
 REAL = Path(os.environ.get("TRIPTYCH_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
@@ -35,27 +38,35 @@ def shop(tmp_path):
 
 
 def test_every_dropped_row_is_accounted_for(shop):
-    data = prepare(shop / "ratings.csv", name="shop", columns=RATED, min_rating=2.0, core=2)
+    data = prepare(shop / "ratings.csv", name="shop", columns=RATED, filters=Filters(min_rating=2.0, core=2))
     assert data.items.ids.tolist() == [1, 2]
-    facts = data.provenance["interactions"]
-    assert (facts["rows"], facts["below_threshold"], facts["duplicates"]) == (7, 1, 1)
-    removed = {"k": 2, "users_removed": 1, "items_removed": 1, "interactions_removed": 1}
-    assert data.provenance["core"] == removed
-    assert facts["rows"] - 1 - 1 - 1 == len(data.interactions)
-    assert facts["file"] == "ratings.csv"
-    assert facts["sha256"] == sha256(shop / "ratings.csv")
-    assert facts["columns"]["user"] == "user"
+    facts = data.provenance
+    assert facts["steps"] == [
+        {"step": "read", "rows": 7},
+        {"step": "min_rating", "min_rating": 2.0, "interactions_removed": 1},
+        {"step": "duplicates", "kept": "first", "interactions_removed": 1},
+        {"step": "core", "core": 2, "users_removed": 1, "items_removed": 1, "interactions_removed": 1},
+    ]
+    removed = sum(step.get("interactions_removed", 0) for step in facts["steps"])
+    assert facts["steps"][0]["rows"] - removed == len(data.interactions)
+    assert facts["files"] == {"interactions": {"file": "ratings.csv", "sha256": sha256(shop / "ratings.csv")}}
+    assert facts["columns"] == {"user": "user", "item": "item", "rating": "rating"}
     assert str(shop) not in json.dumps(data.provenance)
 
 
 def test_feature_rows_count_items_that_the_threshold_drops(shop):
     features = [("image", shop / "by_id.npy"), ("image", shop / "knn.npz")]
-    data = prepare(shop / "ratings.csv", name="shop", columns=RATED, min_rating=2.0, features=features)
+    data = prepare(
+        shop / "ratings.csv", name="shop", columns=RATED, filters=Filters(min_rating=2.0), features=features
+    )
     assert data.items.ids.tolist() == [1, 2, 4]
     image = data.features["image"]
     assert image.values.tolist() == [[1], [2], [4]]
     assert (image.graph.row.tolist(), image.graph.col.tolist()) == ([0, 1], [1, 2])
-    assert [entry["file"] for entry in data.provenance["features"]["image"]] == ["by_id.npy", "knn.npz"]
+    assert [entry["file"] for entry in data.provenance["features"]["image"]["files"]] == [
+        "by_id.npy",
+        "knn.npz",
+    ]
     assert image.source.startswith("by_id.npy (2 rows of items without interactions ignored) + knn.npz")
 
 
@@ -64,6 +75,7 @@ def test_an_item_table_gives_titles_and_the_order_of_feature_rows(shop):
         shop / "ratings.csv",
         name="shop",
         items_file=shop / "items.csv",
+        text="none",
         features=[("text", shop / "by_table.npy")],
     )
     assert data.item_table.rows() == [(1, "One"), (2, "Two"), (4, None), (5, "Five")]
@@ -79,8 +91,9 @@ def test_the_result_can_be_saved(shop):
         shop / "ratings.csv",
         name="shop",
         items_file=shop / "items.csv",
+        text="none",
         features=[("text", shop / "by_table.npy")],
-        core=1,
+        filters=Filters(core=1),
     )
     data.save(shop / "out")
     again = Dataset.load(shop / "out")
@@ -91,7 +104,11 @@ def test_the_result_can_be_saved(shop):
 def test_the_order_of_rows_does_not_change_the_data(shop):
     lines = (shop / "ratings.csv").read_text().splitlines(keepends=True)
     (shop / "turned.csv").write_text("".join([lines[0], *lines[:0:-1]]))
-    one, other = (prepare(shop / name, name="shop", core=2) for name in ("ratings.csv", "turned.csv"))
+    unrated = Columns(rating="none")  # else which of two ratings is kept is a matter of order
+    one, other = (
+        prepare(shop / name, name="shop", columns=unrated, filters=Filters(core=2))
+        for name in ("ratings.csv", "turned.csv")
+    )
     assert one.content_hash == other.content_hash
 
 
@@ -120,9 +137,21 @@ WRONG = {
         TriptychError,
         "no column 'titel'",
     ),
-    "core too small": ({"core": 0}, ConfigError, "a 0-core"),
-    "core too large": ({"core": 5}, TriptychError, "the 5-core .* is empty"),
-    "no ratings": ({"min_rating": 3.0}, ConfigError, "--rating COLUMN"),
+    "core too large": ({"filters": Filters(core=5)}, TriptychError, "the 5-core .* is empty"),
+    "no ratings": (
+        {"filters": Filters(min_rating=3.0), "columns": Columns(rating="none")},
+        ConfigError,
+        "--rating COLUMN",
+    ),
+    "an encoder for nothing": ({"encoders": {"audio": "mfcc"}}, ConfigError, "nothing to encode"),
+    "no such layout": ({"layout": "amazon"}, ConfigError, "--layout amazon"),
+    "another layout": ({"layout": "recbole"}, TriptychError, "does not look like RecBole"),
+    "no such folder": ({"media": {"image": "pictures"}}, ConfigError, "pictures is no folder"),
+    "no such column in the template": (
+        {"items_file": "items.csv", "text": "{titel}"},
+        ConfigError,
+        "names the column 'titel'",
+    ),
     "no such column": (
         {"columns": Columns(user="usr")},
         TriptychError,
@@ -141,7 +170,7 @@ def test_what_cannot_work_is_named_and_nothing_is_written(shop, kind):
         settings["items_file"] = shop / settings["items_file"]
     before = sorted(shop.iterdir())
     with pytest.raises(error, match=message):
-        prepare(shop / "ratings.csv", name="shop", **settings)
+        prepare(shop / "ratings.csv", name="shop", **{"text": "none", **settings})
     assert sorted(shop.iterdir()) == before
 
 
@@ -164,7 +193,7 @@ def test_amazon_baby_has_its_published_size_and_split(tmp_path):
         name="baby",
         columns=Columns(label="x_label"),
         label_meaning=read_label_meaning("0=train,2=valid,1=test"),
-        core=5,
+        filters=Filters(core=5),
         items_file=baby / "item_map.parquet",
         features=features,
     )
@@ -186,6 +215,7 @@ def test_movielens_has_ratings_times_and_titles():
         name="ml-100k",
         columns=Columns(rating="rating", timestamp="timestamp", label="x_label"),
         items_file=movies / "item_text.parquet",
+        text="none",
         features=[("image", movies / "image_feat_derived.npy")],
     )
     assert (data.n_users, data.n_items, len(data.interactions)) == (943, 1_682, 100_000)
@@ -206,3 +236,120 @@ def test_tiktok_has_two_dense_modalities():
     )
     assert (data.n_users, data.n_items, len(data.interactions)) == (9_308, 6_710, 68_722)
     assert {name: features.dim for name, features in data.features.items()} == {"image": 128, "audio": 128}
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """The built-in shop as its owner exports it, smaller than usual."""
+    folder = tmp_path_factory.mktemp("shop") / "export"
+    build_shop(n_users=60, n_items=60, seed=3).export(folder)
+    return folder
+
+
+LIGHT = {"text": "tfidf", "image": "descriptor"}
+
+
+def test_an_export_becomes_a_data_set_with_features_and_pictures(export):
+    data = prepare(export, name="shop", encoders=LIGHT)
+    shop = build_shop(n_users=60, n_items=60, seed=3)
+    assert data.interactions.content_hash == shop.interactions.content_hash
+    assert data.titles == shop.item_table["title"].to_list()
+    assert (data.features["image"].present == shop.present["image"]).all()
+    assert (data.features["image"].values == shop.dataset().features["image"].values).all()
+    assert data.features["text"].present.all()  # items without a description still have a title
+    assert [data.thumbnails.jpeg(item) is not None for item in range(60)] == shop.present["image"].tolist()
+    facts = data.provenance
+    assert facts["layout"] == "tables"
+    assert facts["files"]["pictures"] == {"folder": "pictures"}
+    assert facts["features"]["text"]["template"] == "{title}. {category}. {description}"
+    assert facts["features"]["image"]["files_of_no_item"] == 0
+    assert facts["features"]["image"]["encoder"]["name"] == "descriptor"
+
+
+def test_the_same_command_gives_the_same_bytes_with_a_warm_cache_or_a_cold_one(export, tmp_path):
+    for name, cache in (("cold", None), ("first", "cache"), ("warm", "cache")):
+        data = prepare(
+            export, name="shop", encoders=LIGHT, filters=Filters(core=3),
+            cache_dir=None if cache is None else tmp_path / cache,
+        )  # fmt: skip
+        data.save(tmp_path / name)
+    names = sorted(
+        path.relative_to(tmp_path / "cold") for path in (tmp_path / "cold").rglob("*") if path.is_file()
+    )
+    assert len(names) == 7
+    for name in names:
+        assert (tmp_path / "cold" / name).read_bytes() == (tmp_path / "warm" / name).read_bytes(), name
+
+
+def test_what_is_found_can_be_switched_off_or_replaced(export, shop):
+    plain = prepare(export, name="shop", text="none", media={"image": "none"})
+    assert plain.features == {}
+    assert plain.thumbnails is None
+    assert prepare(export, name="shop", encoders={"text": "none", "image": "none"}).features == {}
+    titles = prepare(export, name="shop", text="{title}", encoders=LIGHT, thumbnails=False)
+    assert titles.provenance["features"]["text"]["template"] == "{title}"
+    assert titles.thumbnails is None
+    given = prepare(shop / "ratings.csv", name="shop", features=[("text", shop / "by_table.npy")],
+                    items_file=shop / "items.csv")  # fmt: skip
+    assert given.features["text"].dim == 1  # ready features are not encoded again
+
+
+def test_files_belong_to_items_by_id_or_by_the_column_that_names_them(tmp_path, shop):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number, name in enumerate(["1.png", "2.jpg", "mug.png", "5.txt", "9.png"]):
+        Image.new("RGB", (4, 4), (50 * number, 0, 90)).save(pictures / name, "PNG")
+    (pictures / "4.png").write_bytes(b"")
+    by_id = prepare(shop / "ratings.csv", name="shop", media={"image": pictures})
+    assert dict(zip(by_id.items.ids.tolist(), by_id.features["image"].present.tolist(), strict=True)) == {
+        1: True, 2: True, 4: False, 5: True,
+    }  # fmt: skip
+    facts = by_id.provenance["features"]["image"]
+    assert (facts["files"], facts["files_of_no_item"]) == (6, 2)
+    assert facts["left_out"] == {"empty file": 1}
+    pl.DataFrame({"item": [1, 2], "image_file": ["mug.png", None]}).write_csv(tmp_path / "named.csv")
+    named = prepare(
+        shop / "ratings.csv", name="shop", items_file=tmp_path / "named.csv", media={"image": pictures}
+    )
+    assert named.features["image"].present.tolist() == [True, False, False, False]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(
+        TriptychError, match=r"no file in .*none belongs to an item; wanted file names such as 1\.jpg"
+    ):
+        prepare(shop / "ratings.csv", name="shop", media={"image": tmp_path / "none"})
+
+
+def test_bad_rows_are_left_out_up_to_the_limit_and_named(tmp_path):
+    rows = [f"u{n % 7},i{n % 9},{n % 5},{1_500_000_000 + n}" for n in range(200)]
+    rows[10], rows[20], rows[30] = "u1,,3,1500000000", "u1,i1,good,1500000000", "u1,i1,3,-5"
+    (tmp_path / "sales.csv").write_text("user,item,rating,timestamp\n" + "\n".join(rows))
+    data = prepare(tmp_path / "sales.csv", name="shop", max_bad=0.02)
+    bad = data.provenance["unusable"]["sales.csv"]
+    assert bad["left_out"] == {"no usable item": 1, "no usable rating": 1, "no usable timestamp": 1}
+    assert bad["first_left_out"] == [
+        "no usable item: column 'item' holds None in data row 11",
+        "no usable rating: column 'rating' holds 'good' in data row 21",
+        "no usable timestamp: column 'timestamp' holds -5 in data row 31",
+    ]
+    assert data.provenance["steps"][:2] == [
+        {"step": "read", "rows": 200},
+        {"step": "unusable", "interactions_removed": 3},
+    ]
+    removed = sum(step.get("interactions_removed", 0) for step in data.provenance["steps"])
+    assert 200 - removed == len(data.interactions)
+    with pytest.raises(TriptychError, match=r"sales\.csv: 3 of 200 rows cannot be used.*--max-bad"):
+        prepare(tmp_path / "sales.csv", name="shop")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_other_encodings_are_read_when_named(tmp_path, encoding):
+    sales, items = "user,item\nZoë,1\nAda,2\n", "item,title\n1,Café\n2,Tee\n"
+    (tmp_path / "sales.csv").write_bytes(sales.encode(encoding))
+    (tmp_path / "items.csv").write_bytes(items.encode(encoding))
+    data = prepare(
+        tmp_path / "sales.csv", name="shop", items_file=tmp_path / "items.csv", encoding=encoding, text="none"
+    )
+    assert data.users.ids.tolist() == ["Ada", "Zoë"]
+    assert data.titles == ["Café", "Tee"]
+    with pytest.raises(TriptychError, match="--encoding"):
+        prepare(tmp_path / "sales.csv", name="shop", text="none")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from triptych.device import resolve_device
 from triptych.errors import ConfigError, StorageError, TrainingError
 from triptych.files import read_json
 from triptych.models.base import Embeddings, Group, ModelConfig, ModelInputs, Recommender, Step, Triplets
@@ -21,7 +22,6 @@ from triptych.models.lightgcn import LightGCNConfig
 from triptych.runs import train
 from triptych.testing import checkerboard
 from triptych.training.config import TrainConfig
-from triptych.training.device import resolve_device
 from triptych.training.sampler import TripletSampler
 from triptych.training.trainer import Observer, Trainer, isolated_rng
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import typer
 
-from triptych.cli import data, models  # noqa: F401  their functions enter the application
+from triptych.cli import data, demo, fetch, models  # noqa: F401  their functions enter the application
 from triptych.cli.base import app
 from triptych.cli.output import err, print_error
 from triptych.errors import StorageError, TriptychError

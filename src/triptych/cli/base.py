@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,8 @@ import typer
 from triptych.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from triptych.data.dataset import Dataset
+    from triptych.data.split import Split
     from triptych.evaluation.ranking import Masked
 
 app = typer.Typer(
@@ -51,6 +54,16 @@ DataFolder = Annotated[
 RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `triptych train`.", metavar="RUN")]
 
 
+SplitKind = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="label, ratio, leave-one-out or time; by default label if the data has one, else ratio.",
+    ),
+]
+SplitSeed = Annotated[int, typer.Option(help="Of the split; the same for all --seed, so that they compare.")]
+
+
 def read_lengths(text: str) -> list[int]:
     """Read "10,20" as list lengths."""
     try:
@@ -76,13 +89,28 @@ def read_masked(value: str) -> Masked:
     return masked
 
 
-def read_modality_and_file(text: str) -> tuple[str, Path]:
-    """Read "image=vectors.npy"."""
-    modality, equals, file = text.partition("=")
-    if not (modality and equals and file):
-        raise ConfigError(
-            f"--features {text!r}",
-            wanted="MODALITY=FILE",
-            fix="Write for example --features image=vectors.npy",
-        )
-    return modality, Path(file)
+def make_split(data: Dataset, kind: str | None, seed: int) -> Split:
+    """Split a data set as --split says."""
+    from triptych.data.split import Split
+
+    if kind is None:
+        kind = "ratio" if data.interactions.label is None else "label"
+    makers: dict[str, Callable[[], Split]] = {
+        "label": lambda: Split.by_label(data),
+        "ratio": lambda: Split.by_ratio(data, rng=seed),
+        "leave-one-out": lambda: Split.leave_one_out(data, rng=seed),
+        "time": lambda: Split.by_time(data),
+    }
+    return makers[read_choice("--split", kind, tuple(makers))]()
+
+
+def read_pair(option: str, form: str, text: str, example: str) -> tuple[str, str]:
+    """Read "NAME=VALUE", or say which `form` was wanted.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ConfigError(f"{option} {text!r}", wanted=form, fix=f"Write for example {option} {example}")
+    return name, value

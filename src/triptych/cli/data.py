@@ -1,94 +1,117 @@
-"""Commands about data: the built-in shop, preparing, describing."""
+"""Commands about data sets: prepare, encode, filter, split, export, describe."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from triptych.cli.base import DataFolder, Json, Overwrite, app, read_modality_and_file
-from triptych.cli.output import out, print_facts, print_json, print_table
+from triptych.cli.base import (
+    DataFolder,
+    Json,
+    Overwrite,
+    SplitKind,
+    SplitSeed,
+    app,
+    make_split,
+    read_choice,
+    read_pair,
+)
+from triptych.cli.dataset_view import describe_dataset, show_dataset
+from triptych.cli.output import out, print_facts, print_json
 
 if TYPE_CHECKING:
     from triptych.data.dataset import Dataset
+    from triptych.data.filters import Filters
 
-
-@app.command(epilog="Example: `triptych demo --out demo`")
-def demo(
-    out_folder: Annotated[
-        Path, typer.Option("--out", help="Folder for the data set, the runs and the page.")
-    ] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Of the shop and of training.")] = 7,
-    noise: Annotated[float, typer.Option(help="Share of items with a wrong picture and text, 0 to 1.")] = 0.1,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Generate the built-in shop, train three models on it, and write a page with its pictures."""
-    from triptych.cli.progress import TrainingProgress
-    from triptych.report.demo import run_demo
-
-    result = run_demo(out_folder, seed=seed, noise=noise, overwrite=overwrite, progress=TrainingProgress)
-    if as_json:
-        print_json(result.as_dict())
-        return
-    facts = result.facts
-    print_table(
-        f"Test figures on the built-in shop ({facts['users']} users, {facts['items']} items, "
-        f"{facts['interactions']} interactions)",
-        ["model", *result.metrics],
-        [[row["model"], *(row[metric] for metric in result.metrics)] for row in result.comparison],
-        notes="All items ranked, train and valid items masked. 'sparse' are items with at most "
-        f"{facts['sparse_at_most']} training interactions.",
-    )
-    print_table(
-        f"\nWhat user {result.user_id} chose",
-        ["item", "title"],
-        [(item.item_id, item.title) for item in result.history],
-    )
-    print_table(
-        f"\nTop 10 for user {result.user_id} by {result.best_model}",
-        ["item", "title", "score", ""],
-        [
-            (str(item.item_id), item.title, item.score or 0.0, "chosen later" if item.hit else "")
-            for item in result.recommendations[result.best_model]
-        ],
-    )
-    out.print(f"\nThe page with pictures: {out_folder / 'index.html'}", highlight=False)
-    out.print(
-        f"Next: triptych train freedom {out_folder / 'data'} --out {out_folder / 'mine'}", highlight=False
-    )
+OutFolder = Annotated[Path, typer.Option("--out", help="The data set folder to make.")]
+MinRating = Annotated[float | None, typer.Option(help="Leave out rows with a lower rating.")]
+Since = Annotated[str | None, typer.Option(help="Leave out what came before, such as 2014-01-31.")]
+Until = Annotated[str | None, typer.Option(help="Leave out what came at this time or later.")]
+MinUser = Annotated[int | None, typer.Option(help="Leave out users with fewer interactions.")]
+MinItem = Annotated[int | None, typer.Option(help="Leave out items with fewer interactions.")]
+Core = Annotated[
+    int | None, typer.Option(help="Keep the k-core: at least so many interactions each, among those kept.")
+]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEMPLATE",
+        help='The text to encode, such as "{title}. {brand}. {description}"; by default the usual columns '
+        "there are; none for none.",
+    ),
+]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder of pictures named by item id; none for those found.")
+]
+Sounds = Annotated[
+    Path | None, typer.Option(help="Folder of sound files named by item id; none for those found.")
+]
+Encoders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoder",
+        metavar="MODALITY=NAME",
+        help="text=minilm, text=tfidf, image=descriptor, audio=mfcc, or the folder or hub name of a model; "
+        "repeat for more. MODALITY=none encodes none.",
+    ),
+]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option("--cache", envvar="TRIPTYCH_CACHE", help="Folder that keeps what was encoded."),
+]
+Device = Annotated[str, typer.Option(help="Of learned encoders: auto, cpu, cuda or cuda:N.")]
+NoThumbnails = Annotated[bool, typer.Option("--no-thumbnails", help="Keep no small pictures.")]
 
 
 @app.command(
-    epilog="Example: `triptych prepare sales.csv --user customer --item sku --items products.csv "
-    "--features image=vectors.npy --core 5 --out data/shop`"
+    epilog="Example: `triptych prepare export/ --core 5 --out data/shop`, or `triptych prepare sales.csv "
+    "--user customer --item sku --items products.csv --images pictures/ --out data/shop`"
 )
 def prepare(
-    interactions: Annotated[
-        Path, typer.Argument(help="CSV, TSV, Parquet, JSON lines or MMRec .inter.", metavar="FILE")
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A table of interactions (CSV, TSV, Parquet, JSON lines), or a folder: a shop's export, "
+            "Amazon reviews, MovieLens, MicroLens, MMRec, RecBole.",
+            metavar="SOURCE",
+        ),
     ],
-    out_folder: Annotated[Path, typer.Option("--out", help="The data set folder to make.")],
+    out_folder: OutFolder,
     name: Annotated[str | None, typer.Option(help="Name in reports; by default the folder's.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="The files' layout, if it is not to be found out; see the guide.")
+    ] = None,
     user: Annotated[
         str | None, typer.Option(help="Column of user ids; by default found by its name.")
     ] = None,
     item: Annotated[
         str | None, typer.Option(help="Column of item ids; by default found by its name.")
     ] = None,
-    rating: Annotated[str | None, typer.Option(help="Column of ratings.")] = None,
-    timestamp: Annotated[str | None, typer.Option(help="Column of times.")] = None,
+    rating: Annotated[str | None, typer.Option(help="Column of ratings; none to read none.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Column of times; none to read none.")] = None,
     label: Annotated[
-        str | None, typer.Option(help="Column that says which part of a split a row is in.")
+        str | None, typer.Option(help="Column that says which part of a split a row is in; none for none.")
     ] = None,
     label_meaning: Annotated[
         str | None,
         typer.Option(help='What its labels mean; by default "0=train,1=valid,2=test" or these words.'),
     ] = None,
-    min_rating: Annotated[float | None, typer.Option(help="Leave out rows with a lower rating.")] = None,
-    core: Annotated[
-        int | None, typer.Option(help="Keep the k-core: at least so many interactions each.")
-    ] = None,
+    min_rating: MinRating = None,
+    since: Since = None,
+    until: Until = None,
+    duplicates: Annotated[
+        str, typer.Option(help="Which row of a repeated pair is kept: first, last or highest (rating).")
+    ] = "first",
+    min_user: MinUser = None,
+    min_item: MinItem = None,
+    core: Core = None,
+    max_bad: Annotated[
+        float, typer.Option(help="Share of a file's rows that may be left out because they cannot be used.")
+    ] = 0.01,
+    encoding: Annotated[str, typer.Option(help="Of CSV and TSV files.")] = "utf-8",
     items: Annotated[
         Path | None, typer.Option(help="Table of items: an id column, titles, anything else.")
     ] = None,
@@ -100,64 +123,227 @@ def prepare(
         list[str] | None,
         typer.Option(
             metavar="MODALITY=FILE",
-            help="Features by item (.npy, .safetensors, .parquet) or an item graph (.npz with row, col, "
-            "weight); repeat for more.",
+            help="Ready features by item (.npy, .safetensors, .parquet) or an item graph (.npz with row, "
+            "col, weight); repeat for more.",
         ),
     ] = None,
+    text: Text = None,
+    images: Images = None,
+    sounds: Sounds = None,
+    encoders: Encoders = None,
+    cache: CacheFolder = None,
+    device: Device = "auto",
+    no_thumbnails: NoThumbnails = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Read interactions and item content, filter, check, and write a data set folder."""
+    """Read interactions and item content, filter, encode, check, and write a data set folder."""
+    from triptych.cli.progress import EncodingProgress
     from triptych.data.dataset import MANIFEST
-    from triptych.data.prepare import prepare as prepare_dataset
     from triptych.data.readers import Columns
     from triptych.data.split import read_label_meaning
     from triptych.files import check_new_folder
+    from triptych.preparation import prepare as prepare_dataset
 
     check_new_folder(out_folder, marker=MANIFEST, overwrite=overwrite)
-    data = prepare_dataset(
-        interactions,
-        name=name or out_folder.resolve().name,
-        columns=Columns(user=user, item=item, rating=rating, timestamp=timestamp, label=label),
-        min_rating=min_rating,
-        label_meaning=read_label_meaning(label_meaning) if label_meaning else None,
-        core=core,
-        items_file=items,
-        item_column=item_column,
-        title_column=title,
-        features=[read_modality_and_file(text) for text in features or []],
-    )
+    with EncodingProgress() as progress:
+        data = prepare_dataset(
+            source,
+            name=name or out_folder.resolve().name,
+            layout=layout,
+            columns=Columns(user=user, item=item, rating=rating, timestamp=timestamp, label=label),
+            filters=_filters(min_rating, since, until, min_user, min_item, core, duplicates),
+            label_meaning=read_label_meaning(label_meaning) if label_meaning else None,
+            max_bad=max_bad,
+            encoding=encoding,
+            items_file=items,
+            item_column=item_column,
+            title_column=title,
+            features=[
+                read_pair("--features", "MODALITY=FILE", pair, "image=vectors.npy") for pair in features or []
+            ],
+            text=text,
+            media=_media(images, sounds),
+            encoders=_encoders(encoders),
+            cache_dir=_cache(cache),
+            device=device,
+            thumbnails=not no_thumbnails,
+            observer=progress,
+        )
     data.save(out_folder, overwrite=overwrite)
-    _show_dataset(data, as_json=as_json, where=out_folder)
+    _show(data, as_json=as_json, where=out_folder)
 
 
-@app.command(epilog="Example: `triptych describe data/shop`")
-def describe(data: DataFolder, as_json: Json = False) -> None:
-    """Count what is in a data set, and say where it came from."""
+@app.command(
+    epilog="Example: `triptych encode data/shop --text '{title}. {description}' --out data/shop-text`"
+)
+def encode(
+    data: DataFolder,
+    out_folder: OutFolder,
+    text: Text = "none",
+    images: Images = None,
+    sounds: Sounds = None,
+    encoders: Encoders = None,
+    cache: CacheFolder = None,
+    device: Device = "auto",
+    no_thumbnails: NoThumbnails = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Encode texts, pictures or sounds of a data set's items, in addition to the features it has."""
+    from triptych.cli.progress import EncodingProgress
+    from triptych.data.dataset import MANIFEST, Dataset
+    from triptych.files import check_new_folder
+    from triptych.preparation import add_content, choose_content
+
+    check_new_folder(out_folder, marker=MANIFEST, overwrite=overwrite)
+    dataset = Dataset.load(data)
+    contents = choose_content(dataset, {}, text, _media(images, sounds), _encoders(encoders))
+    with EncodingProgress() as progress:
+        encoded = add_content(
+            dataset,
+            contents,
+            cache_dir=_cache(cache),
+            device=device,
+            thumbnails=not no_thumbnails,
+            observer=progress,
+        )
+    encoded.save(out_folder, overwrite=overwrite)
+    _show(encoded, as_json=as_json, where=out_folder)
+
+
+@app.command(
+    "filter", epilog="Example: `triptych filter data/shop --since 2024-01-01 --core 5 --out data/core`"
+)
+def filter_(
+    data: DataFolder,
+    out_folder: OutFolder,
+    min_rating: MinRating = None,
+    since: Since = None,
+    until: Until = None,
+    min_user: MinUser = None,
+    min_item: MinItem = None,
+    core: Core = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Keep some interactions of a data set; its items and features follow."""
+    from triptych.data.dataset import Dataset
+    from triptych.data.filters import filter_dataset
+
+    filters = _filters(min_rating, since, until, min_user, min_item, core)
+    filtered = filter_dataset(Dataset.load(data), filters)
+    filtered.save(out_folder, overwrite=overwrite)
+    _show(filtered, as_json=as_json, where=out_folder)
+
+
+@app.command(epilog="Example: `triptych split data/shop --split time --out data/shop-by-time`")
+def split(
+    data: DataFolder,
+    out_folder: OutFolder,
+    kind: SplitKind = None,
+    split_seed: SplitSeed = 999,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write into a data set which interactions are for training, validation and test."""
     from triptych.data.dataset import Dataset
 
-    _show_dataset(Dataset.load(data), as_json=as_json, where=data)
+    labelled = make_split(Dataset.load(data), kind, split_seed).labelled()
+    labelled.save(out_folder, overwrite=overwrite)
+    _show(labelled, as_json=as_json, where=out_folder)
 
 
-def _show_dataset(data: Dataset, *, as_json: bool, where: Path) -> None:
-    facts = {**data.describe(), "path": str(where), "provenance": dict(data.provenance)}
+@app.command(epilog="Example: `triptych export data/shop --to mmrec --out shop-for-mmrec`")
+def export(
+    data: DataFolder,
+    to: Annotated[str, typer.Option(help="mmrec or recbole.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="The folder to make.")],
+    kind: SplitKind = None,
+    split_seed: SplitSeed = 999,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write a data set as the files another toolbox reads, split in the same way."""
+    from triptych.data.dataset import Dataset
+    from triptych.data.export import export_mmrec, export_recbole
+
+    writers = {"mmrec": export_mmrec, "recbole": export_recbole}
+    write = writers[read_choice("--to", to, tuple(writers))]
+    dataset = Dataset.load(data)
+    facts = write(dataset, out_folder, split=make_split(dataset, kind, split_seed), overwrite=overwrite)
     if as_json:
         print_json(facts)
+    else:
+        print_facts(facts)
+
+
+@app.command(epilog="Example: `triptych describe data/shop --page shop.html`")
+def describe(
+    data: DataFolder,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures and curves to this HTML file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Count what is in a data set, show its nearest neighbours, and say where it came from."""
+    from triptych.data.dataset import Dataset
+
+    dataset = Dataset.load(data)
+    facts = dataset.describe()
+    if page is not None:
+        from triptych.report.dataset_page import write_dataset_page
+
+        write_dataset_page(page, dataset, facts)
+    if as_json:
+        print_json({**facts, "path": str(data), "provenance": dict(dataset.provenance)})
         return
-    out.print(f"[bold]{data.name}[/] in {where}", highlight=False)
-    modalities, facts["density"] = facts.pop("modalities"), f"{facts['density']:.3%}"
-    print_facts({name: value for name, value in facts.items() if name not in ("name", "path")})
-    rows = [
-        (
-            name,
-            str(one["dim"] or "–"),
-            str(one["graph_edges"] or "–"),
-            f"{one['coverage']:.1%}",
-            one["source"],
-        )
-        for name, one in modalities.items()
-    ]
-    if rows:
-        print_table(
-            "\nItem content", ["modality", "columns", "graph edges", "items that have it", "source"], rows
-        )
+    describe_dataset(dataset, facts, data)
+    if page is not None:
+        out.print(f"\nThe page with pictures and curves: {page}", highlight=False)
+
+
+def _filters(
+    min_rating: float | None,
+    since: str | None,
+    until: str | None,
+    min_user: int | None,
+    min_item: int | None,
+    core: int | None,
+    duplicates: str = "first",
+) -> Filters:
+    from triptych.data.filters import Filters, read_moment
+
+    return Filters(
+        min_rating=min_rating,
+        since=None if since is None else read_moment(since),
+        until=None if until is None else read_moment(until),
+        duplicates=read_choice("--duplicates", duplicates, ("first", "last", "highest")),
+        min_user=min_user,
+        min_item=min_item,
+        core=core,
+    )
+
+
+def _media(images: Path | None, sounds: Path | None) -> dict[str, Path]:
+    given = {"image": images, "audio": sounds}
+    return {modality: folder for modality, folder in given.items() if folder is not None}
+
+
+def _encoders(pairs: list[str] | None) -> dict[str, str]:
+    return dict(read_pair("--encoder", "MODALITY=NAME", pair, "text=minilm") for pair in pairs or [])
+
+
+def _cache(folder: Path | None) -> Path:
+    if folder is None:
+        base = os.environ.get("XDG_CACHE_HOME")
+        folder = (Path(base) if base else Path.home() / ".cache") / "triptych"
+    return folder / "encoded"
+
+
+def _show(data: Dataset, *, as_json: bool, where: Path) -> None:
+    facts = data.describe()
+    if as_json:
+        print_json({**facts, "path": str(where), "provenance": dict(data.provenance)})
+    else:
+        show_dataset(data, facts, where)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,10 @@ from triptych.cli.base import (
     MaskedOption,
     Overwrite,
     RunFolder,
+    SplitKind,
+    SplitSeed,
     app,
+    make_split,
     read_choice,
     read_lengths,
     read_masked,
@@ -26,8 +28,6 @@ from triptych.cli.output import out, print_facts, print_json, print_table
 from triptych.errors import StorageError
 
 if TYPE_CHECKING:
-    from triptych.data.dataset import Dataset
-    from triptych.data.split import Split
     from triptych.evaluation.ranking import Ranking
 
 
@@ -42,15 +42,15 @@ def train(
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="At most so many; short for --set epochs=N.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    split: Annotated[
-        str | None,
+    split: SplitKind = None,
+    split_seed: SplitSeed = 999,
+    missing: Annotated[
+        str,
         typer.Option(
-            help="label, ratio, leave-one-out or time; by default label if the data has one, else ratio."
+            help="Rows of items without a modality: leave (to the model), zero, mean, or neighbors "
+            "(mean over items with common users in training)."
         ),
-    ] = None,
-    split_seed: Annotated[
-        int, typer.Option(help="Of the split; the same for all --seed, so that they compare.")
-    ] = 999,
+    ] = "leave",
     k: Lengths = "10,20",
     masked: MaskedOption = "train",
     out_folder: Annotated[
@@ -68,6 +68,7 @@ def train(
     """Train a model, choose its epoch on validation, measure it once on test, and save the run."""
     from triptych.cli.progress import TrainingProgress
     from triptych.data.dataset import Dataset
+    from triptych.data.missing import FILLINGS, fill_missing
     from triptych.files import check_new_folder
     from triptych.runs import RUN
     from triptych.runs import train as train_run
@@ -86,10 +87,11 @@ def train(
             wanted="a decision what to do with it",
             fix="Pass --resume to go on, or --overwrite to begin anew",
         )
+    parts = fill_missing(make_split(dataset, split, split_seed), read_choice("--missing", missing, FILLINGS))
     with TrainingProgress(recipe.model, train_config.epochs, train_config.metric) as progress:
         result = train_run(
             model_config,
-            _split(dataset, split, split_seed),
+            parts,
             seed=seed,
             config=train_config,
             device=device,
@@ -107,14 +109,14 @@ def train(
     if as_json:
         print_json(summary)
         return
-    record, parts = result.record, result.record.split
+    record, counts = result.record, result.record.split
     print_table(
         f"{record.model} on {record.data}, seed {seed}: epoch {record.best_epoch} of {len(record.history)} "
         f"has the best {train_config.metric}",
         ["metric", "valid", "test"],
         [[metric, value, record.test.get(metric)] for metric, value in record.valid.items()],
-        notes=f"Split by {parts['kind']}: {parts['train']:,} train, {parts['valid']:,} valid, "
-        f"{parts['test']:,} test; {parts['left_out']:,} of users without training pairs left out.\n"
+        notes=f"Split by {counts['kind']}: {counts['train']:,} train, {counts['valid']:,} valid, "
+        f"{counts['test']:,} test; {counts['left_out']:,} of users without training pairs left out.\n"
         f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s an evaluation, "
         f"{record.peak_memory_bytes / 2**20:,.0f} MiB at most, on {record.device}.\n"
         f"Saved: {folder}",
@@ -265,20 +267,6 @@ def doctor(
         print_json(facts)
         return
     print_facts(facts)
-
-
-def _split(data: Dataset, kind: str | None, seed: int) -> Split:
-    from triptych.data.split import Split
-
-    if kind is None:
-        kind = "ratio" if data.interactions.label is None else "label"
-    makers: dict[str, Callable[[], Split]] = {
-        "label": lambda: Split.by_label(data),
-        "ratio": lambda: Split.by_ratio(data, rng=seed),
-        "leave-one-out": lambda: Split.leave_one_out(data, rng=seed),
-        "time": lambda: Split.by_time(data),
-    }
-    return makers[read_choice("--split", kind, tuple(makers))]()
 
 
 def _write_per_user(path: Path, user_ids: list[Any], ranking: Ranking) -> None:

@@ -1,13 +1,25 @@
-"""How a training is shown while it runs, on standard error."""
+"""How long work is shown while it goes on, on standard error."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from triptych.cli.output import err
+from triptych.encode.encoder import EncoderSpec
+from triptych.encode.run import Encoded
+from triptych.preparation import ContentObserver
 from triptych.training.trainer import EpochRecord, Observer
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -19,6 +31,75 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     low, high = min(shown), max(shown)
     steps = len(_BARS) - 1
     return "".join(_BARS[round((value - low) / (high - low) * steps) if high > low else 0] for value in shown)
+
+
+class EncodingProgress(ContentObserver):
+    """Shows on standard error how contents are being encoded: a bar on a terminal, a line each at the end."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:,.1f} items/s"),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._task = self._progress.add_task("", rate=0.0, visible=False)
+
+    def __enter__(self) -> EncodingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def on_modality(self, modality: str, encoder: EncoderSpec) -> None:
+        """Begin a new bar."""
+        self._progress.reset(self._task, description=f"{modality} by {encoder.name}", rate=0.0, visible=True)
+
+    def on_items(self, done: int, total: int, items_per_s: float) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=done, total=total, rate=items_per_s)
+
+    def on_encoded(self, modality: str, encoded: Encoded) -> None:
+        """Say in one line what came of it."""
+        effort = encoded.effort
+        rate = (
+            f", {effort.encoded / effort.seconds:,.1f} items/s" if effort.encoded and effort.seconds else ""
+        )
+        line = f"{modality}: {encoded.features.source}; {effort.encoded:,} encoded{rate}, "
+        line += f"{effort.cached:,} from the cache"
+        for text in (line, *effort.notes):
+            err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class DownloadProgress:
+    """Shows on standard error how far downloads are, one bar a file; nothing where that is no terminal."""
+
+    def __init__(self) -> None:
+        columns = TextColumn("[bold]{task.description}"), BarColumn(bar_width=20), TaskProgressColumn()
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> DownloadProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def on_bytes(self, name: str, done: int, total: int | None) -> None:
+        """Move the bar of a file."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name)
+        self._progress.update(self._tasks[name], completed=done, total=total)
+
+    def on_files(self, done: int, total: int) -> None:
+        """Move the one bar of many files."""
+        self.on_bytes("pictures", done, total)
 
 
 class TrainingProgress(Observer):

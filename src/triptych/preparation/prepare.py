@@ -1,129 +1,183 @@
-"""From files to a `Dataset`: read, attach what is known of the items, filter, and account for every row."""
+"""From files to a `Dataset`: find the layout, read, filter, attach what is known, encode; account for all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from triptych.data.dataset import Dataset, id_array
+from triptych.data.bad_rows import BadRows
+from triptych.data.dataset import Dataset
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures, check_modality, combine
+from triptych.data.filters import Filters, filter_pairs
 from triptych.data.interactions import IdMap, RawId
-from triptych.data.readers import Columns, interactions_from_frame, read_item_table, resolve_columns
+from triptych.data.layouts import Hints, Layout, find_layout
+from triptych.data.readers import Columns, interactions_from_frame, read_item_table
 from triptych.data.split import PARTS
-from triptych.data.tables import naming, read_table
-from triptych.errors import ConfigError, DataError
+from triptych.data.tables import naming
+from triptych.errors import DataError
 from triptych.files import sha256
+from triptych.preparation.content import NONE, ContentObserver, add_content, choose_content
 
 
 def prepare(
-    interactions_file: str | Path,
+    source: str | Path,
     *,
     name: str,
+    layout: str | None = None,
     columns: Columns | None = None,
-    min_rating: float | None = None,
+    filters: Filters = Filters(),
     label_meaning: Mapping[str, int] | None = None,
-    core: int | None = None,
+    max_bad: float = 0.01,
+    encoding: str = "utf-8",
     items_file: str | Path | None = None,
     item_column: str | None = None,
     title_column: str | None = None,
     features: Sequence[tuple[str, str | Path]] = (),
+    text: str | None = None,
+    media: Mapping[str, str | Path] | None = None,
+    encoders: Mapping[str, str] | None = None,
+    cache_dir: Path | None = None,
+    device: str = "auto",
+    thumbnails: bool = True,
+    observer: ContentObserver | None = None,
 ) -> Dataset:
     """Make a data set of files. `provenance` says which files these were and what became of their rows.
 
     Args:
-        interactions_file: a table with one interaction per row.
+        source: a table of interactions, or a folder in a layout that `triptych.data.layouts` knows.
         name: how reports call the data set.
-        columns: which of its columns means what; None to find users and items by their names.
-        min_rating: drop interactions with a lower rating.
+        layout: the layout's name; None to find out.
+        columns: which columns mean what, where they are not those of the layout; "none" for one that is
+            not to be read.
+        filters: which interactions to keep.
         label_meaning: label as text -> part of the split; see `read_label_meaning`.
-        core: keep the k-core; None to keep all.
-        items_file: a table with one row per item. Rows of unknown items are dropped, items without a
-            row get nulls. Feature files without ids follow its order.
+        max_bad: the share of a file's rows that may be left out because they cannot be used.
+        encoding: of the text tables named here.
+        items_file: a table with one row per item, in place of what the layout finds. Rows of unknown items
+            are dropped, items without a row get nulls. Feature files without ids follow its order.
         item_column: its column of item ids; None for the name it has among the interactions, or a
             well-known one.
         title_column: its column of titles; None for `title` or `name`.
-        features: modality and file; a modality may have one file of dense rows and one of a graph.
+        features: modality and file; a modality may have one file of dense rows and one of a graph. They
+            stand in for those the layout finds.
+        text: a template of the texts to encode; None for the usual columns there are; "none" for none.
+        media: modality, "image" or "audio" -> folder of files named by item id, beside those the layout
+            finds; "none" for none.
+        encoders: modality -> encoder; see `load_encoder`. "none" for a modality not to be encoded.
+        cache_dir: where encoded contents are kept.
+        device: of learned encoders.
+        thumbnails: keep pictures small beside the data.
+        observer: is told of the progress of encoding.
 
     Raises:
         DataError: a file is missing or damaged, or a value in it is wrong.
         ConfigError: settings that cannot go together.
     """
-    for modality, _ in features:
+    for modality in [*(modality for modality, _ in features), *(media or {})]:
         check_modality(modality)
-    if core is not None and core < 1:
-        raise ConfigError(
-            f"a {core}-core", wanted="a whole number from 1 on", fix="Use --core 5, for example"
-        )
-    source = Path(interactions_file)
-    frame = read_table(source)
-    with naming(source.name):
-        columns = resolve_columns(frame, columns or Columns(), source)
-        interactions, counts = interactions_from_frame(
-            frame, columns, min_rating=min_rating, label_meaning=label_meaning
-        )
-        # rows of feature files count all items of the file, also those that the threshold drops
-        listed = IdMap(np.unique(id_array(frame[str(columns.item)])), "item")
+    bad = BadRows(max_bad)
+    found = find_layout(
+        Path(source), layout, Hints(columns or Columns(), item_column, title_column, encoding)
+    )
+    if items_file is not None:
+        found = replace(found, files={**found.files, "items": Path(items_file)})
+    frame, usual = found.read_interactions(bad)
+    meaning = _merge(usual, columns)
+    read = interactions_from_frame(
+        frame, meaning, file=Path(source).name, filters=filters, label_meaning=label_meaning, bad=bad
+    )
+    del frame  # the largest thing in memory
+    interactions, steps = filter_pairs(filters, read.interactions)
+    table = _ItemTable.read(found, interactions.items, bad, items_file, meaning.item)
+    attached, origins = _features(
+        found, features, interactions.items, read.listed, table.row_order, meaning.item
+    )
     provenance: dict[str, Any] = {
-        "interactions": _file(source)
-        | counts.as_dict()
-        | {"columns": asdict(columns), "min_rating": min_rating}
+        "layout": found.name,
+        "files": {role: describe_file(path) for role, path in found.files.items()},
+        "columns": {role: column for role, column in asdict(meaning).items() if column},
+        "unusable": bad.all(),
+        "steps": [*read.steps, *steps],
+        "items": table.counts,
+        "features": origins,
     }
     if label_meaning is not None:
         names = {code: part for part, code in PARTS.items()}
-        meaning = {label: names.get(code, "left out") for label, code in label_meaning.items()}
-        provenance["interactions"]["label_meaning"] = meaning
-
-    item_table, row_order = pl.DataFrame({"item_id": interactions.items.ids}), None
-    if items_file is not None:
-        known = read_item_table(items_file, item=item_column, title=title_column, like=columns.item)
-        row_order = known["item_id"].to_list()
-        with naming(Path(items_file).name):
-            item_table, drops = _align(known, interactions.items)
-        provenance["items"] = _file(Path(items_file)) | drops
-
-    keep = listed.index(interactions.items.ids.tolist())
-    attached = {
-        modality: read.take(keep)
-        for modality, read in _read_all(features, listed, row_order, columns.item).items()
-    }
-    provenance["features"] = {
-        modality: [_file(Path(file)) for of, file in features if of == modality] for modality in attached
-    }
-    whole = Dataset(name, interactions, item_table, attached, provenance)
-    if core is None:
-        return whole
-    data = whole.core(core)
-    provenance["core"] = {
-        "k": core,
-        "users_removed": whole.n_users - data.n_users,
-        "items_removed": whole.n_items - data.n_items,
-        "interactions_removed": len(whole.interactions) - len(data.interactions),
-    }
-    return data
+        provenance["label_meaning"] = {
+            label: names.get(code, "left out") for label, code in label_meaning.items()
+        }
+    data = Dataset(name, interactions, table.rows, attached, provenance)
+    contents = choose_content(data, found.media, text, media or {}, encoders or {})
+    return add_content(
+        data, contents, cache_dir=cache_dir, device=device, thumbnails=thumbnails, observer=observer
+    )
 
 
-def _read_all(
-    files: Sequence[tuple[str, str | Path]], items: IdMap, row_order: Sequence[RawId] | None, like: str | None
-) -> dict[str, ItemFeatures]:
-    read: dict[str, ItemFeatures] = {}
-    for modality, file in files:
-        new = read_features(file, modality, items, row_order, like=like)
-        read[modality] = combine(modality, read[modality], new) if modality in read else new
-    return read
+def describe_file(path: Path) -> dict[str, Any]:
+    """Name a file or folder in plain JSON values, by its content and without its place."""
+    return {"folder": path.name} if path.is_dir() else {"file": path.name, "sha256": sha256(path)}
+
+
+def _merge(usual: Columns, given: Columns | None) -> Columns:
+    """Take the given columns, and the layout's where none is given."""
+    chosen = {}
+    for role, column in asdict(usual).items():
+        wanted = getattr(given, role) if given else None
+        chosen[role] = None if wanted == NONE else wanted or column
+    return Columns(**chosen)
+
+
+@dataclass(frozen=True)
+class _ItemTable:
+    """The item table of a data set, and how it came about.
+
+    Args:
+        rows: one row per item, in index order.
+        row_order: raw ids in the order of the file, where feature files follow it.
+        counts: what did not match.
+    """
+
+    rows: pl.DataFrame
+    row_order: list[RawId] | None
+    counts: dict[str, int]
+
+    @classmethod
+    def read(
+        cls,
+        found: Layout,
+        items: IdMap,
+        bad: BadRows,
+        file: str | Path | None,
+        like: str | None,
+    ) -> _ItemTable:
+        if file is None:
+            known = found.read_items(items, bad)
+            if known is None:
+                return cls(pl.DataFrame({"item_id": items.ids}), None, {})
+            rows, counts = _align(known, items)
+            return cls(rows, None, counts)
+        said = found.hints
+        known = read_item_table(
+            file, item=said.item_column, title=said.title_column, like=like, bad=bad, encoding=said.encoding
+        )
+        with naming(Path(file).name):
+            rows, counts = _align(known, items)
+        return cls(rows, known["item_id"].to_list(), counts)
 
 
 def _align(known: pl.DataFrame, items: IdMap) -> tuple[pl.DataFrame, dict[str, int]]:
     """Give each item its row of the item table, nulls where it has none, and count what did not match."""
     at = items.find(known["item_id"].to_list())
     if not (at >= 0).any():
+        example = f", such as {known['item_id'][0]!r}," if known.height else ""
         raise DataError(
-            f"none of its {known.height:,} item ids, such as {known['item_id'][0]!r}, is in the interactions",
+            f"none of its {known.height:,} item ids{example} is in the interactions",
             wanted=f"ids such as {items.ids[0].item()!r}",
             fix="Name its id column with --item-column",
         )
@@ -139,5 +193,25 @@ def _align(known: pl.DataFrame, items: IdMap) -> tuple[pl.DataFrame, dict[str, i
     return table, counts
 
 
-def _file(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "sha256": sha256(path)}
+def _features(
+    found: Layout,
+    given: Sequence[tuple[str, str | Path]],
+    items: IdMap,
+    listed: IdMap,
+    row_order: list[RawId] | None,
+    like: str | None,
+) -> tuple[dict[str, ItemFeatures], dict[str, Any]]:
+    """Read ready features, those that are given before those that were found; and say where each is from."""
+    keep = listed.index(items.ids.tolist())
+    features: dict[str, ItemFeatures] = {}
+    origins: dict[str, Any] = {}
+    for modality, file in given:
+        # rows of feature files count all items of the table, also those that a filter dropped
+        new = read_features(file, modality, listed, row_order, like=like).take(keep)
+        features[modality] = combine(modality, features[modality], new) if modality in features else new
+        origins.setdefault(modality, {"files": []})["files"].append(describe_file(Path(file)))
+    for modality in found.modalities:
+        if modality not in features:
+            features[modality] = found.read_features(modality, items, listed)
+            origins[modality] = {"layout": found.name}
+    return features, origins

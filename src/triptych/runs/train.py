@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from triptych.data.split import Split
+from triptych.device import resolve_device
 from triptych.errors import StorageError
 from triptych.evaluation.metrics import parse_metric
 from triptych.evaluation.ranking import Masked, check_lengths, evaluate_ranking
@@ -20,7 +21,6 @@ from triptych.models.registry import create_model, make_config, model_entry, mod
 from triptych.runs.record import RunRecord
 from triptych.runs.run import Run
 from triptych.training.config import TrainConfig
-from triptych.training.device import resolve_device
 from triptych.training.sampler import TripletSampler
 from triptych.training.trainer import Observer, Trainer, isolated_rng
 

@@ -1,0 +1,136 @@
+"""A data set as tables for people: in short after it was made, at length when described."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triptych.cli.output import out, print_facts, print_table
+
+if TYPE_CHECKING:
+    from triptych.data.dataset import Dataset
+
+_LEVELS = ("min", "p25", "median", "p75", "p90", "p99", "max", "mean")
+
+
+def show_dataset(data: Dataset, facts: Mapping[str, Any], where: Path) -> None:
+    """Print counts, the steps the rows went through, and what is known of the items."""
+    out.print(f"[bold]{data.name}[/] in {where}", highlight=False)
+    times = facts["times"]
+    print_facts(
+        {
+            "users": facts["users"],
+            "items": facts["items"],
+            "interactions": facts["interactions"],
+            "density": f"{facts['density']:.4%}",
+            "interactions per user": _range(facts["interactions_per_user"]),
+            "interactions per item": _range(facts["interactions_per_item"]),
+            "ratings": facts["ratings"],
+            "time": f"{times['first']} to {times['last']}" if times else None,
+            **({"split": ", ".join(_counted(facts["labels"]))} if facts["labels"] else {}),
+            "item columns": facts["item_columns"],
+        }
+    )
+    _show_origin(data.provenance)
+    _show_modalities(facts)
+
+
+def describe_dataset(data: Dataset, facts: Mapping[str, Any], where: Path) -> None:
+    """Print all of `show_dataset`, and then degrees, popularity, texts and nearest neighbours."""
+    show_dataset(data, facts, where)
+    print_table(
+        "\nInteractions of one user, of one item",
+        ["of", *_LEVELS],
+        [[kind, *(facts["degrees"][f"{kind}s"][level] for level in _LEVELS)] for kind in ("user", "item")],
+    )
+    popularity = facts["popularity"]
+    print_table(
+        f"\nPopularity (Gini {popularity['gini']:.3f})",
+        ["the most popular", "have of all interactions"],
+        [[f"{percent} % of items", f"{share:.1%}"] for percent, share in popularity["top"].items()],
+    )
+    if facts["texts"]:
+        levels = ("median", "p90", "max")
+        print_table(
+            "\nTexts, in words",
+            ["column", "empty", *levels],
+            [
+                [
+                    name,
+                    f"{text['empty']:.1%}",
+                    *(_whole((text["words"] or {}).get(level)) for level in levels),
+                ]
+                for name, text in facts["texts"].items()
+            ],
+        )
+    for modality, listed in facts["neighbors"].items():
+        print_table(
+            f"\nNearest by {modality} ({listed['by']})",
+            ["item", "similarity", "neighbour"],
+            [
+                [_named(example) if place == 0 else "", f"{near['similarity']:.3f}", _named(near)]
+                for example in listed["examples"]
+                for place, near in enumerate(example["neighbors"])
+            ],
+        )
+
+
+def _show_origin(provenance: Mapping[str, Any]) -> None:
+    """Print which files it came from, and what each step took away."""
+    if files := provenance.get("files"):
+        names = ", ".join(f"{role} {file.get('file', file.get('folder'))}" for role, file in files.items())
+        out.print(f"\nRead as {provenance['layout']}: {names}", highlight=False, markup=False)
+    for file, bad in provenance.get("unusable", {}).items():
+        reasons = ", ".join(_counted(bad["left_out"]))
+        out.print(f"{file}: left out {reasons}", highlight=False, markup=False)
+        for example in bad["first_left_out"]:
+            out.print(f"  {example}", highlight=False, markup=False)
+    steps: Sequence[Mapping[str, Any]] = provenance.get("steps", [])
+    if steps:
+        removed = ("users_removed", "items_removed", "interactions_removed")
+        print_table(
+            "\nSteps",
+            ["step", "", *(name.replace("_", " ") for name in removed)],
+            [[step["step"], _settings(step), *(step.get(name, "") for name in removed)] for step in steps],
+        )
+
+
+def _show_modalities(facts: Mapping[str, Any]) -> None:
+    rows = [
+        (
+            name,
+            str(one["dim"] or "–"),
+            str(one["graph_edges"] or "–"),
+            f"{one['coverage']:.1%}",
+            one["source"],
+        )
+        for name, one in facts["modalities"].items()
+    ]
+    if rows:
+        columns = ["modality", "columns", "graph edges", "items that have it", "source"]
+        print_table("\nItem content", columns, rows)
+
+
+def _settings(step: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in step.items()
+        if name != "step" and not name.endswith("_removed") and value is not None
+    )
+
+
+def _whole(number: float | None) -> str:
+    return "–" if number is None else f"{number:,.0f}"
+
+
+def _range(levels: Mapping[str, float]) -> str:
+    return f"{levels['min']:,.0f} to {levels['max']:,.0f}, median {levels['median']:,.0f}"
+
+
+def _counted(counts: Mapping[str, int]) -> list[str]:
+    return [f"{count:,} {name}" for name, count in counts.items()]
+
+
+def _named(item: Mapping[str, Any]) -> str:
+    return f"{item['title']} ({item['item_id']})" if item["title"] else str(item["item_id"])
