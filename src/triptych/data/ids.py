@@ -25,8 +25,8 @@ def index_ids(column: pl.Series) -> tuple[RawIds, IntArray]:
     Raises:
         DataError: the column holds something other than integers or strings.
     """
-    column, bad = _usable(column)
-    return _index_integers(column, bad) if column.dtype == pl.Int64 else _index_strings(column, bad)
+    column = _plain(column)
+    return _index_integers(column) if column.dtype == pl.Int64 else _index_strings(column)
 
 
 def id_array(column: pl.Series) -> RawIds:
@@ -36,7 +36,8 @@ def id_array(column: pl.Series) -> RawIds:
         DataError: an id is missing, empty, holds a NUL character, or does not fit 64 bits; or the column
             holds something other than integers or strings.
     """
-    ids, bad = _usable(column)
+    ids = _plain(column)
+    bad = ids.is_null().to_numpy() | _unusable(ids)
     if bad.any():
         at = int(np.flatnonzero(bad)[0])
         raise DataError(
@@ -44,19 +45,15 @@ def id_array(column: pl.Series) -> RawIds:
             wanted="an id in every row",
             fix="Fill or remove these rows",
         )
-    return ids.to_numpy() if ids.dtype == pl.Int64 else np.asarray(ids.to_list(), dtype=np.str_)
+    return _array(ids)
 
 
-def _usable(column: pl.Series) -> tuple[pl.Series, BoolArray]:
-    """Bring a column to Int64 or String, and mark the rows without a usable id."""
+def _plain(column: pl.Series) -> pl.Series:
+    """Bring a column to Int64, null where a number does not fit, or to String."""
     if column.dtype.is_integer():
-        ids = column.cast(pl.Int64, strict=False)
-        return ids, ids.is_null().to_numpy()
+        return column.cast(pl.Int64, strict=False)
     if column.dtype in (pl.String, pl.Categorical, pl.Enum):
-        ids = column.cast(pl.String)
-        # a NUL is never part of an id, and numpy drops those at the end of a string
-        bad = ids.is_null() | (ids.str.len_bytes() == 0) | ids.str.contains("\0", literal=True)
-        return ids, bad.fill_null(value=True).to_numpy()
+        return column.cast(pl.String)
     raise DataError(
         f"column '{column.name}' holds {column.dtype} values",
         wanted="integer or string ids",
@@ -64,23 +61,35 @@ def _usable(column: pl.Series) -> tuple[pl.Series, BoolArray]:
     )
 
 
-def _index_integers(column: pl.Series, bad: BoolArray) -> tuple[RawIds, IntArray]:
+def _unusable(ids: pl.Series) -> BoolArray:
+    """Mark texts that are no id: empty ones, and those with a NUL, which numpy drops at the end."""
+    if ids.dtype == pl.Int64:
+        return np.zeros(len(ids), dtype=bool)
+    bad = (ids.str.len_bytes() == 0) | ids.str.contains("\0", literal=True)
+    return bad.fill_null(value=False).to_numpy()
+
+
+def _array(ids: pl.Series) -> RawIds:
+    return ids.to_numpy() if ids.dtype == pl.Int64 else np.asarray(ids.to_list(), dtype=np.str_)
+
+
+def _index_integers(column: pl.Series) -> tuple[RawIds, IntArray]:
+    known = column.is_not_null().to_numpy()
     index = np.full(len(column), -1, dtype=np.int64)
-    ids, index[~bad] = np.unique(column.drop_nulls().to_numpy(), return_inverse=True)
+    ids, index[known] = np.unique(column.drop_nulls().to_numpy(), return_inverse=True)
     return ids, index
 
 
-def _index_strings(column: pl.Series, bad: BoolArray) -> tuple[RawIds, IntArray]:
-    if bad.any():
-        column = column.to_frame().with_columns(pl.when(pl.Series(~bad)).then(pl.first())).to_series()
-    # codes in the order of appearance, in a dictionary of their own
-    code = column.cast(pl.Categorical(pl.Categories.random())).to_physical().fill_null(-1)
-    codes = code.cast(pl.Int64).to_numpy()
-    n_ids = int(codes.max(initial=-1)) + 1
-    somewhere = np.zeros(n_ids, dtype=np.int64)
-    somewhere[codes[~bad]] = np.flatnonzero(~bad)
-    ids = column.gather(somewhere)
-    ascending = ids.arg_sort()
-    place = np.full(n_ids + 1, -1, dtype=np.int64)  # its last entry answers for -1
-    place[ascending.to_numpy()] = np.arange(n_ids)
-    return np.asarray(ids.gather(ascending).to_list(), dtype=np.str_), place[codes]
+def _index_strings(column: pl.Series) -> tuple[RawIds, IntArray]:
+    # A dictionary of this column's own gives codes in the order of appearance, null where there is no text.
+    appearance = column.cast(pl.Categorical(pl.Categories.random())).to_physical()
+    code = appearance.cast(pl.Int64).fill_null(-1).to_numpy()
+    n_ids = int(code.max(initial=-1)) + 1
+    somewhere = np.zeros(n_ids + 1, dtype=np.int64)  # one place more, which takes and answers for -1
+    somewhere[code] = np.arange(len(code))
+    ids = column.gather(somewhere[:-1])
+    ascending = ids.arg_sort().to_numpy()
+    ascending = ascending[~_unusable(ids)[ascending]]
+    place = np.full(n_ids + 1, -1, dtype=np.int64)
+    place[ascending] = np.arange(len(ascending))
+    return _array(ids.gather(ascending)), place[code]
