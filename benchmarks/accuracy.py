@@ -45,6 +45,23 @@ GRID: Mapping[str, list[dict[str, Any]]] = {
     "vbpr": [{"reg_weight": w} for w in (2.0, 1.0, 0.1)],
     "freedom": [{"edge_dropout": rho, "feature_loss_weight": w} for rho in (0.8, 0.9) for w in (0.0, 1e-3)],
 }
+# MovieLens is small and dense: fewer layers, more regularisation. And what does each modality give?
+MORE: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
+    "movielens": {
+        "mf-bpr": [{"reg_weight": 3.0}],
+        "lightgcn": [
+            {"n_layers": 1, "reg_weight": 1e-3},
+            {"n_layers": 2, "reg_weight": 1e-3},
+            {"n_layers": 1, "reg_weight": 1e-2},
+            {"n_layers": 2, "reg_weight": 1e-2},
+        ],
+        "vbpr": [{"reg_weight": 1.0, "modalities": [modality]} for modality in ("image", "text")],
+        "freedom": [
+            {"edge_dropout": 0.8, "feature_loss_weight": 0.0, "modalities": [modality]}
+            for modality in ("image", "text")
+        ],
+    }
+}
 RECIPES: Mapping[str, list[str]] = {
     "baby": ["mf-bpr-baby.toml", "lightgcn-baby.toml", "vbpr-baby.toml", "freedom-baby.toml", "freedom"],
     "movielens": ["lightgcn", "vbpr", "freedom"],
@@ -78,10 +95,15 @@ def load_split(name: str) -> Split:
     return Split.by_label(data)
 
 
-def trainings(stage: str, recipes: Iterable[str], seeds: Iterable[int]) -> Iterable[tuple[Recipe, int]]:
+def trainings(
+    stage: str, data: str, recipes: Iterable[str], seeds: Iterable[int]
+) -> Iterable[tuple[Recipe, int]]:
     """List what to train: each point of the grid once, or each recipe with each seed."""
     if stage == "grid":
-        return [(Recipe(model, point), 1) for model in recipes or GRID for point in GRID[model]]
+        more = MORE.get(data, {})
+        return [
+            (Recipe(model, point), 1) for model in recipes for point in [*GRID[model], *more.get(model, [])]
+        ]
     return [(find_recipe(name), seed) for name in recipes for seed in seeds]
 
 
@@ -101,7 +123,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     split = load_split(arguments.data)
     names = arguments.names or (RECIPES[arguments.data] if arguments.stage == "table" else list(GRID))
-    for recipe, seed in trainings(arguments.stage, names, arguments.seeds):
+    for recipe, seed in trainings(arguments.stage, arguments.data, names, arguments.seeds):
         model, loop = recipe.configs()
         record = train(model, split, seed=seed, config=loop, device="cpu").record
         entry = {

@@ -21,6 +21,7 @@ from triptych.cli.base import (
 )
 from triptych.cli.dataset_view import describe_dataset, show_dataset
 from triptych.cli.output import out, print_facts, print_json
+from triptych.errors import ConfigError
 
 if TYPE_CHECKING:
     from triptych.data.dataset import Dataset
@@ -199,6 +200,12 @@ def encode(
     check_new_folder(out_folder, marker=MANIFEST, overwrite=overwrite)
     dataset = Dataset.load(data)
     contents = choose_content(dataset, {}, text, _media(images, sounds), _encoders(encoders))
+    if not contents:
+        raise ConfigError(
+            "nothing to encode",
+            wanted="a text template, or a folder of files",
+            fix="Name it with --text, --images or --sounds",
+        )
     with EncodingProgress() as progress:
         encoded = add_content(
             dataset,
@@ -300,7 +307,7 @@ def describe(
         return
     describe_dataset(dataset, facts, data)
     if page is not None:
-        out.print(f"\nThe page with pictures and curves: {page}", highlight=False)
+        out.print(f"\nThe page with pictures and curves: {page}", highlight=False, soft_wrap=True)
 
 
 def _filters(

@@ -1,0 +1,202 @@
+"""From an export to a trained model through the commands about content, for people and for machines."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from triptych.cli.app import run
+from triptych.data.dataset import Dataset
+from triptych.data.demo import build_shop
+
+LIGHT = ("--encoder", "text=tfidf", "--encoder", "image=descriptor")
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("content") / "export"
+    build_shop(n_users=80, n_items=60, seed=5).export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shop(export: Path) -> Path:
+    folder, cache = export.parent / "shop", export.parent / "cache"
+    assert run(["prepare", str(export), "--cache", str(cache), *LIGHT, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(shop: Path) -> Path:
+    folder = shop.with_name("labelled")
+    assert run(["split", str(shop), "--split", "leave-one-out", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_the_example_is_an_export_that_prepare_understands(call, tmp_path):
+    facts = call("data", "example", "--out", tmp_path / "export", "--json").json
+    assert (facts["products"], facts["pictures"]) == (360, 331)
+    assert (tmp_path / "export" / "sales.csv").read_text().count("\n") == facts["sales"] + 1
+    again = call("data", "example", "--out", tmp_path / "export")
+    assert again.status == 2
+    assert "already exists" in again.stderr
+
+
+def test_prepare_says_what_it_found_and_what_became_of_it(call, export, tmp_path):
+    called = call("prepare", export, "--cache", tmp_path, *LIGHT, "--core", "3", "--out", tmp_path / "shop")
+    words = " ".join(called.stdout.split())
+    assert "Read as tables: interactions sales.csv, items products.csv, pictures pictures" in words
+    assert "core core 3" in words
+    assert "descriptor" in words
+    assert "image: descriptor" in called.stderr
+    assert "0 from the cache" in called.stderr
+    warm = call(
+        "prepare", export, "--cache", tmp_path, *LIGHT, "--core", "3", "--out", tmp_path / "again", "--json"
+    )
+    assert "image: descriptor (triptych" in warm.stderr
+    assert " 0 encoded" in warm.stderr
+    assert warm.json["provenance"]["layout"] == "tables"
+    assert [step["step"] for step in warm.json["provenance"]["steps"]] == ["read", "duplicates", "core"]
+
+
+def test_describe_tells_more_and_writes_a_page(call, shop, tmp_path):
+    page = tmp_path / "shop.html"
+    words = call("describe", shop, "--page", page).stdout
+    for heading in ("Popularity (Gini", "Texts, in words", "Nearest by image (cosine)", "Nearest by text"):
+        assert heading in words
+    assert str(page) in words
+    assert "data:image/jpeg;base64," in page.read_text()
+    facts = call("describe", shop, "--json").json
+    assert len(facts["neighbors"]["image"]["examples"]) == 4
+    assert facts["missing"]["modalities"]["image"]["items"] == 5
+    assert facts["provenance"]["features"]["text"]["encoder"]["name"] == "tfidf"
+
+
+def test_filter_keeps_what_it_is_told(call, shop, tmp_path):
+    called = call(
+        "filter", shop, "--since", "2024-07-01", "--min-user", "2", "--out", tmp_path / "late", "--json"
+    )
+    assert called.json["times"]["first"] >= "2024-07-01"
+    assert called.json["interactions_per_user"]["min"] >= 2
+    steps = called.json["provenance"]["steps"]
+    assert [step["step"] for step in steps] == ["read", "duplicates", "time", "min_user"]
+    late = Dataset.load(tmp_path / "late")
+    assert len(late.thumbnails) == late.n_items == late.features["image"].n_items
+
+
+def test_split_writes_parts_that_train_then_uses(call, labelled, tmp_path):
+    facts = call("describe", labelled, "--json").json
+    assert facts["labels"]["test"] == 80
+    assert facts["provenance"]["steps"][-1]["kind"] == "leave-one-out"
+    trained = call("train", "mf-bpr", labelled, "--epochs", "1", "--out", tmp_path / "run", "--json").json
+    assert trained["split"]["kind"] == "label"
+    assert trained["split"]["test"] == 80
+
+
+@pytest.mark.parametrize("layout", ["mmrec", "recbole"])
+def test_what_is_exported_can_be_prepared_again(call, labelled, layout, tmp_path):
+    facts = call("export", labelled, "--to", layout, "--out", tmp_path / "out", "--json").json
+    assert facts["not_carried"]
+    again = call("prepare", tmp_path / "out", "--text", "none", "--out", tmp_path / "again", "--json").json
+    assert again["provenance"]["layout"] == layout
+    before = call("describe", labelled, "--json").json
+    for fact in ("users", "items", "interactions", "labels"):
+        assert again[fact] == before[fact]
+    assert again["modalities"].keys() == before["modalities"].keys()
+    assert again["missing"] == before["missing"]
+
+
+def test_encode_adds_to_a_data_set(call, shop, export, tmp_path):
+    called = call(
+        "encode",
+        shop,
+        "--text",
+        "{title} ({category})",
+        "--encoder",
+        "text=tfidf",
+        "--out",
+        tmp_path / "new",
+        "--json",
+    )
+    features = called.json["provenance"]["features"]
+    assert features["text"]["template"] == "{title} ({category})"
+    assert features["image"] == call("describe", shop, "--json").json["provenance"]["features"]["image"]
+    pictures = call(
+        "encode", tmp_path / "new", "--images", export / "pictures", "--out", tmp_path / "newer", "--json"
+    )
+    assert pictures.json["modalities"]["image"]["coverage"] == pytest.approx(55 / 60)
+    nothing = call("encode", shop, "--out", tmp_path / "none")
+    assert nothing.status == 2
+    assert "nothing to encode" in nothing.stderr
+
+
+def test_missing_rows_are_filled_for_training(call, shop, tmp_path):
+    arguments = ("train", "vbpr", shop, "--epochs", "1", "--json")
+    filled = call(*arguments, "--missing", "neighbors", "--out", tmp_path / "filled").json
+    left = call(*arguments, "--out", tmp_path / "left").json
+    assert filled["split"]["missing"] == "neighbors"
+    assert filled["data_hash"] != left["data_hash"]
+    assert (
+        call("describe", tmp_path / "filled" / "data", "--json").json["modalities"]["image"]["coverage"]
+        == 1.0
+    )
+
+
+def test_public_data_sets_are_listed_with_their_terms(call):
+    listed = {entry["name"]: entry for entry in call("data", "list", "--json").json["data_sets"]}
+    assert {"amazon-baby", "movielens-100k"} <= listed.keys()
+    assert all(entry["terms"] and entry["page"].startswith("http") for entry in listed.values())
+    assert "amazon-baby" in call("data", "list").stdout
+
+
+def test_offline_is_said_with_a_way_out(call, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRIPTYCH_MIRROR", "http://127.0.0.1:9")
+    called = call("data", "get", "movielens-100k", "--out", tmp_path)
+    assert called.status == 2
+    assert "ml-100k.zip" in called.stderr
+    assert "Traceback" not in called.stderr
+    assert (
+        call("data", "get", "movielens", "--out", tmp_path, "--json").json["error"]["type"] == "ConfigError"
+    )
+
+
+@pytest.fixture
+def site():
+    jpg = b"\xff\xd8\xff\xe0 a jpeg \xff\xd9"
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            found = self.path != "/gone.jpg"
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Length", str(len(jpg) if found else 0))
+            self.end_headers()
+            self.wfile.write(jpg if found else b"")
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_pictures_are_fetched_by_the_addresses_in_the_item_table(call, site, tmp_path):
+    (tmp_path / "sales.csv").write_text("user,item\na,1\na,2\nb,3\n")
+    urls = [f"{site}/1.jpg", f"{site}/gone.jpg", None]
+    pl.DataFrame({"item": [1, 2, 3], "image_url": urls}).write_csv(tmp_path / "items.csv")
+    call("prepare", tmp_path / "sales.csv", "--items", tmp_path / "items.csv", "--out", tmp_path / "data")
+    facts = call("data", "pictures", tmp_path / "data", "--out", tmp_path / "pictures", "--json").json
+    assert (facts["fetched"], facts["without_address"], sum(facts["failed"].values())) == (1, 1, 1)
+    assert (tmp_path / "pictures" / "1.jpg").is_file()
+    again = call("data", "pictures", tmp_path / "data", "--out", tmp_path / "pictures", "--json").json
+    assert (again["fetched"], again["already_there"]) == (0, 1)
+    wrong = call("data", "pictures", tmp_path / "data", "--column", "photo", "--out", tmp_path / "p")
+    assert "no column 'photo'" in wrong.stderr
