@@ -53,6 +53,19 @@ class RunRecord(BaseModel):
 
     def summary(self) -> dict[str, Any]:
         """Give the figures that the command line prints."""
-        figures = {"model", "data", "data_hash", "seed", "device", "best_epoch", "split", "valid", "test", "protocol",
-                   "seconds_per_epoch", "seconds_per_evaluation", "peak_memory_bytes"}  # fmt: skip
+        figures = {
+            "model",
+            "data",
+            "data_hash",
+            "split",
+            "seed",
+            "device",
+            "best_epoch",
+            "valid",
+            "test",
+            "protocol",
+            "seconds_per_epoch",
+            "seconds_per_evaluation",
+            "peak_memory_bytes",
+        }
         return {**self.model_dump(mode="json", include=figures), "epochs": len(self.history)}
