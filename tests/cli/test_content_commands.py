@@ -140,9 +140,6 @@ def test_missing_rows_are_filled_for_training(call, shop, tmp_path):
     left = call(*arguments, "--out", tmp_path / "left").json
     assert filled["split"]["missing"] == "neighbors"
     assert filled["data_hash"] != left["data_hash"]
-    assert (
-        == 1.0
-    )
 
 
 def test_public_data_sets_are_listed_with_their_terms(call):
