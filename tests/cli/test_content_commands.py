@@ -50,7 +50,7 @@ def test_prepare_says_what_it_found_and_what_became_of_it(call, export, tmp_path
     called = call("prepare", export, "--cache", tmp_path, *LIGHT, "--core", "3", "--out", tmp_path / "shop")
     words = " ".join(called.stdout.split())
     assert "Read as tables: interactions sales.csv, items products.csv, pictures pictures" in words
-    assert "core core 3" in words
+    assert "core 3 " in words
     assert "descriptor" in words
     assert "image: descriptor" in called.stderr
     assert "0 from the cache" in called.stderr

@@ -113,10 +113,14 @@ def _show_modalities(facts: Mapping[str, Any]) -> None:
 
 
 def _settings(step: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value}"
+    shown = {
+        name: f"{value:,}" if isinstance(value, int) else str(value)
         for name, value in step.items()
         if name != "step" and not name.endswith("_removed") and value is not None
+    }
+    return ", ".join(
+        value if name == step["step"] else f"{name.replace('_', ' ')} {value}"
+        for name, value in shown.items()
     )
 
 
