@@ -64,7 +64,13 @@ MORE: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
 }
 RECIPES: Mapping[str, list[str]] = {
     "baby": ["mf-bpr-baby.toml", "lightgcn-baby.toml", "vbpr-baby.toml", "freedom-baby.toml", "freedom"],
-    "movielens": ["lightgcn", "vbpr", "freedom"],
+    "movielens": [
+        "mf-bpr-movielens.toml",
+        "lightgcn-movielens.toml",
+        "vbpr-movielens.toml",
+        "freedom-movielens.toml",
+        "freedom",
+    ],  # fmt: skip
     "tiktok": ["vbpr-tiktok.toml", "freedom-tiktok.toml"],
 }
 
