@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from triptych.losses import bpr_loss, embedding_norm
+from triptych.losses import bpr_loss, cosine_bootstrap, embedding_norm, half_squared, info_nce
 
 
 def normal(*shape, seed=0):
@@ -70,3 +70,45 @@ def test_embedding_norm_of_zeros_has_a_gradient_of_zero():
 def test_embedding_norm_passes_the_numerical_gradient_check():
     rows = [normal(4, 3, seed=seed).requires_grad_() for seed in range(3)]
     assert torch.autograd.gradcheck(embedding_norm, rows)
+
+
+def test_half_squared_by_hand():
+    assert half_squared(torch.tensor([[3.0, 4.0]]), torch.tensor([1.0, 1.0])).item() == 13.5
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+def test_info_nce_row_by_row(cosine):
+    anchor, other = normal(6, 4).requires_grad_(), normal(6, 4, seed=1).requires_grad_()
+    ours = info_nce(anchor, other, 0.2, cosine=cosine)
+    terms = []
+    for row in range(6):
+        scores = []
+        for column in range(6):
+            score = (anchor[row] * other[column]).sum()
+            if cosine:
+                score = score / (anchor[row].norm() * other[column].norm())
+            scores.append(score / 0.2)
+        terms.append(torch.logsumexp(torch.stack(scores), 0) - scores[row])
+    theirs = torch.stack(terms).mean()
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, [anchor, other]),
+        torch.autograd.grad(theirs, [anchor, other]),
+        rtol=1e-9,
+        atol=1e-12,
+    )
+
+
+def test_info_nce_is_zero_when_partners_are_clear_and_log_of_b_when_all_are_alike():
+    assert info_nce(torch.eye(5), torch.eye(5), 0.01).item() == pytest.approx(0.0, abs=1e-6)
+    assert info_nce(torch.ones(5, 3), torch.ones(5, 3), 0.5).item() == pytest.approx(math.log(5))
+
+
+def test_cosine_bootstrap_by_hand_and_without_gradient_to_the_target():
+    online = torch.tensor([[2.0, 0.0], [0.0, 3.0]], requires_grad=True)
+    target = torch.tensor([[5.0, 0.0], [4.0, 0.0]], requires_grad=True)
+    loss = cosine_bootstrap(online, target)
+    assert loss.item() == pytest.approx((0 + 2) / 2)
+    loss.backward()
+    assert target.grad is None
+    assert online.grad[1, 0].item() == pytest.approx(-2 / 3 / 2)  # d(2 - 2 cos) of the second row, over B

@@ -3,7 +3,9 @@ from itertools import combinations, permutations
 import pytest
 import torch
 
-from triptych.graph.perturb import degree_weights, sample_edges
+from triptych.graph.bipartite import bipartite_graph
+from triptych.graph.perturb import degree_weights, drop_entries, sample_edges
+from triptych.graph.sparse import spmm
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +92,32 @@ def test_degree_weights_follow_the_order_of_pairs():
     user, item = torch.tensor([1, 0, 0, 0]), torch.tensor([0, 3, 0, 1])
     expected = [1 / 2**0.5, 1 / 3**0.5, 1 / 6**0.5, 1 / 3**0.5]
     torch.testing.assert_close(degree_weights(user, item, 5, 9), torch.tensor(expected))
+
+
+def small_graph():
+    user, item = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 0, 1, 3])
+    return bipartite_graph(user, item, 3, 4, "sym")
+
+
+def test_dropped_entries_are_zero_and_the_others_scaled():
+    graph = small_graph()
+    dense = graph.to_dense()
+    n_left, n_lopsided = 0, 0
+    for _ in range(200):
+        thinned = drop_entries(graph, 0.25).to_dense()
+        kept = thinned != 0
+        torch.testing.assert_close(thinned[kept], dense[kept] / 0.75)
+        n_left += int(kept.sum())
+        n_lopsided += int((kept != kept.T).sum())
+    assert abs(n_left - 200 * 12 * 0.75) < 4.5 * (200 * 12 * 0.75 * 0.25) ** 0.5
+    assert n_lopsided > 0  # each direction is dropped by itself
+    assert torch.equal(drop_entries(graph, 0.0).to_dense(), dense)
+
+
+def test_the_way_back_through_a_thinned_graph_is_its_transpose():
+    thinned = drop_entries(small_graph(), 0.5)
+    x = torch.randn(7, 2, requires_grad=True)
+    g = torch.randn(7, 2)
+    spmm(thinned, x).backward(g)
+    torch.testing.assert_close(x.grad, thinned.to_dense().T @ g)
+    torch.testing.assert_close(spmm(thinned, x), thinned.to_dense() @ x)

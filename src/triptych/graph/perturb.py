@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from triptych.graph.sparse import SparseGraph
+
 
 def sample_edges(weight: Tensor, n_keep: int) -> Tensor:
     """Draw `n_keep` edges without replacement, each next one with probability proportional to its weight.
@@ -39,3 +41,18 @@ def degree_weights(user: Tensor, item: Tensor, n_users: int, n_items: int) -> Te
     user_degree = torch.bincount(user, minlength=n_users)
     item_degree = torch.bincount(item, minlength=n_items)
     return (user_degree[user] * item_degree[item]).float().rsqrt()
+
+
+def drop_entries(graph: SparseGraph, rate: float | Tensor) -> SparseGraph:
+    """Set each entry to zero with probability `rate`, and divide the others by 1 - rate.
+
+    Entries are dropped each by itself: (r, c) may go and (c, r) stay, so the result is not symmetric. The
+    pattern stays as it is, which is far quicker than building a smaller graph.
+
+    Args:
+        graph: with E entries and a symmetric pattern.
+        rate: in [0, 1).
+    """
+    kept = torch.rand_like(graph.values) >= rate
+    values = graph.values * kept / (1 - rate)
+    return graph.with_values(values)

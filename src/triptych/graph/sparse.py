@@ -50,6 +50,7 @@ class SparseGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.n_cols = n_cols
+        self._transpose_order: Tensor | None = None
         for name, tensor in (("offsets", offsets), ("indices", indices), ("values", values)):
             self.register_buffer(name, tensor, persistent=persistent)
         for name, t_tensor in zip(
@@ -109,6 +110,26 @@ class SparseGraph(nn.Module):
             cast("tuple[Tensor, Tensor, Tensor] | None", transpose),
             persistent=persistent,
         )
+
+    def with_values(self, values: Tensor) -> SparseGraph:
+        """Make a graph of the same pattern, which is that of a symmetric matrix, with other values.
+
+        Args:
+            values: (E,), one for each entry, rows one after the other.
+
+        Returns: a graph that is not taken to be symmetric.
+        """
+        order = self.transpose_order()
+        return SparseGraph(
+            self.offsets, self.indices, values, self.n_cols, (self.offsets, self.indices, values[order])
+        )
+
+    def transpose_order(self) -> Tensor:
+        """Say for each entry (r, c) of a symmetric pattern where entry (c, r) is: (E,) int64."""
+        if self._transpose_order is None:
+            row, col, _ = self.edges()
+            self._transpose_order = (col * self.n_cols + row).argsort()
+        return self._transpose_order.to(self.indices.device)
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
         """List the entries: row (E,) int64, col (E,) int64, value (E,)."""
