@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-NAMES = ("propagation", "sampling", "ranking", "neighbors", "epoch")
+NAMES = ("propagation", "sampling", "ranking", "neighbors", "epoch", "reading", "encoding")
 
 
 def main() -> None:
@@ -16,10 +16,14 @@ def main() -> None:
     # As the `triptych` command does; they have an effect only before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # Likewise before polars, the tokenizers and transformers are.
+    os.environ.setdefault("POLARS_MAX_THREADS", str(options.threads))
+    os.environ.setdefault("RAYON_NUM_THREADS", str(options.threads))
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
     import torch
 
-    from benchmarks import epoch, neighbors, propagation, ranking, sampling
+    from benchmarks import encoding, epoch, neighbors, propagation, ranking, reading, sampling
     from benchmarks.machine import machine_facts
     from benchmarks.report import Report
 
@@ -30,6 +34,8 @@ def main() -> None:
         "ranking": ranking,
         "neighbors": neighbors,
         "epoch": epoch,
+        "reading": reading,
+        "encoding": encoding,
     }
     report = Report(machine_facts(), rounds=options.rounds)
     report.print_facts()
@@ -46,7 +52,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default all")
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds, interleaved (default 7)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of torch, polars and tokenizers (default 1)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured to FILE")
     options = parser.parse_args()
     options.names = options.names or list(NAMES)

@@ -70,7 +70,7 @@ RECIPES: Mapping[str, list[str]] = {
         "vbpr-movielens.toml",
         "freedom-movielens.toml",
         "freedom",
-    ],  # fmt: skip
+    ],
     "tiktok": ["vbpr-tiktok.toml", "freedom-tiktok.toml"],
 }
 

@@ -34,6 +34,9 @@ def show_dataset(data: Dataset, facts: Mapping[str, Any], where: Path) -> None:
     )
     _show_origin(data.provenance)
     _show_modalities(facts)
+    for modality, origin in data.provenance.get("features", {}).items():
+        if "left_out" in origin:
+            _show_left_out(modality, origin)
 
 
 def describe_dataset(data: Dataset, facts: Mapping[str, Any], where: Path) -> None:
@@ -82,10 +85,7 @@ def _show_origin(provenance: Mapping[str, Any]) -> None:
         names = ", ".join(f"{role} {file.get('file', file.get('folder'))}" for role, file in files.items())
         out.print(f"\nRead as {provenance['layout']}: {names}", highlight=False, markup=False)
     for file, bad in provenance.get("unusable", {}).items():
-        reasons = ", ".join(_counted(bad["left_out"]))
-        out.print(f"{file}: left out {reasons}", highlight=False, markup=False)
-        for example in bad["first_left_out"]:
-            out.print(f"  {example}", highlight=False, markup=False)
+        _show_left_out(file, bad)
     steps: Sequence[Mapping[str, Any]] = provenance.get("steps", [])
     if steps:
         removed = ("users_removed", "items_removed", "interactions_removed")
@@ -94,6 +94,13 @@ def _show_origin(provenance: Mapping[str, Any]) -> None:
             ["step", "", *(name.replace("_", " ") for name in removed)],
             [[step["step"], _settings(step), *(step.get(name, "") for name in removed)] for step in steps],
         )
+
+
+def _show_left_out(what: str, bad: Mapping[str, Any]) -> None:
+    """Print how many were left out for which reason, and the first of them."""
+    out.print(f"{what}: left out {', '.join(_counted(bad['left_out']))}", highlight=False, markup=False)
+    for example in bad["first_left_out"]:
+        out.print(f"  {example}", highlight=False, markup=False)
 
 
 def _show_modalities(facts: Mapping[str, Any]) -> None:

@@ -90,7 +90,12 @@ def prepare(
     frame, usual = found.read_interactions(bad)
     meaning = _merge(usual, columns)
     read = interactions_from_frame(
-        frame, meaning, file=Path(source).name, filters=filters, label_meaning=label_meaning, bad=bad
+        frame,
+        meaning,
+        file=found.files.get("interactions", Path(source)).name,
+        filters=filters,
+        label_meaning=label_meaning,
+        bad=bad,
     )
     del frame  # the largest thing in memory
     interactions, steps = filter_pairs(filters, read.interactions)
