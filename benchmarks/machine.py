@@ -37,6 +37,17 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
+def resident_bytes(name: str = "VmRSS") -> int:
+    """Read this process's resident bytes now (VmRSS) or at their peak (VmHWM).
+
+    Unlike `resource.getrusage`, this peak is not inherited from the process that started this one.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise LookupError(name)
+
+
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):

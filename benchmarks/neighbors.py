@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks.data import SEED
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, resident_bytes
 from benchmarks.report import Case
 from benchmarks.timing import Timing
 from triptych.graph.neighbors import nearest_neighbors
@@ -64,13 +61,13 @@ def _measure_here(n_threads: int) -> dict[str, Any]:
     features = _generate_features()
     torch.mm(features[:64], features[:64].T).topk(K)  # load the libraries' code before the memory is measured
     data_hash = hash_arrays(features.numpy())
-    before = _resident_bytes()
+    before = resident_bytes()
     cpu, wall = time.process_time(), time.perf_counter()
     nearest_neighbors(features, K)
     return {
         "cpu": time.process_time() - cpu,
         "wall": time.perf_counter() - wall,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
+        "peak_bytes": resident_bytes("VmHWM") - before,
         "hash": data_hash,
     }
 
@@ -83,11 +80,6 @@ def _generate_features() -> torch.Tensor:
     for block in features.split(1_024):
         block.add_(centres[torch.randint(N_CLUSTERS, (len(block),), generator=generator)])
     return features
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

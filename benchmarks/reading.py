@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.data import SEED
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, resident_bytes
 from benchmarks.report import Case
 from benchmarks.timing import Timing, interleave, ratio
 from triptych.data.dataset import Dataset
@@ -47,7 +47,7 @@ def run(rounds: int) -> Iterator[Case]:
     with TemporaryDirectory() as folder:
         yield measure(write_ratings(Path(folder) / "ratings.csv", N_ROWS), rounds)
     with TemporaryDirectory() as folder:
-        yield measure_memory(write_ratings(Path(folder) / "ratings.csv", N_ROWS_LARGE))
+        yield measureresident_bytes(write_ratings(Path(folder) / "ratings.csv", N_ROWS_LARGE))
 
 
 def measure(path: Path, rounds: int) -> Case:
@@ -75,7 +75,7 @@ def measure(path: Path, rounds: int) -> Case:
     )
 
 
-def measure_memory(path: Path) -> Case:
+def measureresident_bytes(path: Path) -> Case:
     """Go the same way once in a process of its own, and look at its peak."""
     command = [sys.executable, "-m", "benchmarks.reading", str(path)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
@@ -167,27 +167,16 @@ def _file_facts(path: Path, n_rows: int) -> dict[str, Any]:
 
 
 def _measure_here(path: Path) -> dict[str, Any]:
-    before = _memory("VmRSS")
+    before = resident_bytes("VmRSS")
     cpu, wall = time.process_time(), time.perf_counter()
     facts = prepare(path)
     return {
         "cpu": time.process_time() - cpu,
         "wall": time.perf_counter() - wall,
         "bytes_before": before,
-        "peak_bytes": _memory("VmHWM"),
+        "peak_bytes": resident_bytes("VmHWM"),
         "facts": facts,
     }
-
-
-def _memory(name: str) -> int:
-    """Read this process's resident bytes now (VmRSS) or at their peak (VmHWM).
-
-    Unlike `resource.getrusage`, this peak is not inherited from the process that started this one.
-    """
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise LookupError(name)
 
 
 if __name__ == "__main__":
