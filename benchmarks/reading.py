@@ -47,7 +47,7 @@ def run(rounds: int) -> Iterator[Case]:
     with TemporaryDirectory() as folder:
         yield measure(write_ratings(Path(folder) / "ratings.csv", N_ROWS), rounds)
     with TemporaryDirectory() as folder:
-        yield measureresident_bytes(write_ratings(Path(folder) / "ratings.csv", N_ROWS_LARGE))
+        yield _measure_memory(write_ratings(Path(folder) / "ratings.csv", N_ROWS_LARGE))
 
 
 def measure(path: Path, rounds: int) -> Case:
@@ -75,7 +75,7 @@ def measure(path: Path, rounds: int) -> Case:
     )
 
 
-def measureresident_bytes(path: Path) -> Case:
+def _measure_memory(path: Path) -> Case:
     """Go the same way once in a process of its own, and look at its peak."""
     command = [sys.executable, "-m", "benchmarks.reading", str(path)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
