@@ -59,9 +59,9 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
-    temporary.chmod(0o644)  # mkstemp makes files that only their owner may read
     try:
         write(temporary)
+        temporary.chmod(0o644)  # mkstemp makes files that only their owner may read; so do some writers
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
@@ -221,7 +221,7 @@ def open_folder(
     try:
         verify(folder, facts["files"])
         yield facts
-    except TriptychError:
+    except (TriptychError, PermissionError):
         raise
     except Exception as error:
         raise _damaged(folder / marker, f"it does not describe a whole {kind} ({error!r})") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from triptych.cli.app import run
 from triptych.data.dataset import Dataset
@@ -196,3 +197,73 @@ def test_pictures_are_fetched_by_the_addresses_in_the_item_table(call, site, tmp
     assert (again["fetched"], again["already_there"]) == (0, 1)
     wrong = call("data", "pictures", tmp_path / "data", "--column", "photo", "--out", tmp_path / "p")
     assert "no column 'photo'" in wrong.stderr
+    pl.DataFrame(
+        {"item": [1, 2, 3], "image_url": ["http://a..b/x.jpg", f"{site}/2.jpg", None], "price": [1, 2, 3]}
+    ).write_csv(tmp_path / "items.csv")
+    call("prepare", tmp_path / "sales.csv", "--items", tmp_path / "items.csv", "--out", tmp_path / "odd")
+    facts = call("data", "pictures", tmp_path / "odd", "--out", tmp_path / "p", "--json").json
+    assert (facts["fetched"], sum(facts["failed"].values())) == (1, 1)
+    numbers = call("data", "pictures", tmp_path / "odd", "--column", "price", "--out", tmp_path / "p")
+    assert "column 'price' holds Int64 values; wanted addresses" in " ".join(
+        numbers.stderr.replace("\n  wanted: ", "; wanted ").split()
+    )
+
+
+def test_what_looks_like_markup_is_printed_as_it_is(call, tmp_path):
+    (tmp_path / "sales.csv").write_text("user,item\na,[/x]\na,[b]\nb,[/x]\n")
+    (tmp_path / "items.csv").write_text("item,title\n[/x],[red]Mug[/blue]\n[b],[/] red pan\n")
+    called = call(
+        "prepare", tmp_path / "sales.csv", "--items", tmp_path / "items.csv", "--encoder", "text=tfidf",
+        "--name", "shop [v1][/]", "--out", tmp_path / "data",
+    )  # fmt: skip
+    assert called.status == 0
+    assert called.stdout.startswith("shop [v1][/] in ")
+    described = call("describe", tmp_path / "data", "--page", tmp_path / "[/page].html")
+    assert described.status == 0
+    assert "[red]Mug[/blue] ([/x])" in described.stdout
+
+
+def test_a_cache_that_cannot_be_is_done_without(call, export, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    called = call("prepare", export, "--cache", tmp_path / "file", *LIGHT, "--out", tmp_path / "data")
+    assert called.status == 0
+    assert "nothing encoded is kept" in called.stderr
+
+
+def test_what_odd_pictures_and_items_are_left_out_is_told(call, tmp_path):
+    (tmp_path / "in" / "pictures").mkdir(parents=True)
+    (tmp_path / "in" / "sales.csv").write_text("user,item\na,00012\na,14\nb,15\n")
+    (tmp_path / "in" / "items.csv").write_text("item,title\n12,Mug\n14,Pan\n16,Cup\n")
+    Image.new("RGB", (4, 4)).save(tmp_path / "in" / "pictures" / "14.png")
+    (tmp_path / "in" / "pictures" / "15.png").write_text("no picture")
+    (tmp_path / "in" / "pictures" / "99.png").write_text("of nothing")
+    (tmp_path / "in" / "prices.csv").write_text("code,price\n1,2\n")
+    words = call("prepare", tmp_path / "in", *LIGHT, "--cache", tmp_path, "--out", tmp_path / "data").stdout
+    for told in (
+        "Not used, since it is not clear what they are: prices.csv",
+        "Item table: 3 rows, 2 unknown items, 2 items without row",
+        "image: left out 1 no picture",
+        "no picture: 15.png",
+        "image: 1 files of no item",
+    ):
+        assert told in words
+
+
+@pytest.mark.parametrize(
+    "arguments", [("split", "{shop}", "--split-seed", "-1"), ("filter", "{shop}", "--until", "inf")]
+)
+def test_numbers_out_of_range_are_refused(call, shop, arguments, tmp_path):
+    called = call(*(argument.format(shop=shop) for argument in arguments), "--out", tmp_path / "out")
+    assert called.status == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_is_answered(call, export, monkeypatch, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("triptych.preparation.prepare", interrupt)
+    called = call("prepare", export, "--out", tmp_path / "data")
+    assert called.status == 130
+    assert "what was encoded is kept" in called.stderr
+    assert call("prepare", export, "--out", tmp_path / "data", "--json").json["error"]["found"] == "stopped"

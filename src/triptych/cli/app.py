@@ -8,7 +8,7 @@ import typer
 
 from triptych.cli import data, demo, fetch, models  # noqa: F401  their functions enter the application
 from triptych.cli.base import app
-from triptych.cli.output import err, print_error
+from triptych.cli.output import print_error
 from triptych.errors import StorageError, TriptychError
 
 # typer raises click's exceptions but names only this one; its parents are what it prints and exits with.
@@ -36,11 +36,29 @@ def run(arguments: list[str]) -> int:
         refused = StorageError(
             f"the system refuses: {error}",
             wanted="files that can be read, and a place to write with room in it",
-            fix="Check the path, its permissions and the free space; a training goes on with --resume",
+            fix=f"Check the path, its permissions and the free space{_way_on(arguments)}",
         )
         print_error(refused, as_json=as_json)
         return refused.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        err.print("stopped; a training that saved a checkpoint goes on with --resume")
-        return 130
+        status = _STOPPED
+    if status == _STOPPED:  # typer turns Ctrl-C into this status by itself
+        stopped = TriptychError(
+            "stopped", wanted="to go on to the end", fix=f"Call it again{_way_on(arguments)}"
+        )
+        print_error(stopped, as_json=as_json)
     return status if isinstance(status, int) else 0
+
+
+_STOPPED = 130
+
+
+def _way_on(arguments: list[str]) -> str:
+    """Say what an interrupted command keeps."""
+    ways = {
+        "train": "; a training that saved a checkpoint goes on with --resume",
+        "prepare": "; what was encoded is kept",
+        "encode": "; what was encoded is kept",
+        "data": "; what was fetched is kept",
+    }
+    return ways.get(arguments[0], "") if arguments else ""

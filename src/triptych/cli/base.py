@@ -61,7 +61,9 @@ SplitKind = Annotated[
         help="label, ratio, leave-one-out or time; by default label if the data has one, else ratio.",
     ),
 ]
-SplitSeed = Annotated[int, typer.Option(help="Of the split; the same for all --seed, so that they compare.")]
+SplitSeed = Annotated[
+    int, typer.Option(min=0, help="Of the split; the same for all --seed, so that they compare.")
+]
 
 
 def read_lengths(text: str) -> list[int]:

@@ -20,7 +20,7 @@ from triptych.cli.base import (
     read_pair,
 )
 from triptych.cli.dataset_view import describe_dataset, show_dataset
-from triptych.cli.output import out, print_facts, print_json
+from triptych.cli.output import err, out, print_facts, print_json
 from triptych.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -307,7 +307,9 @@ def describe(
         return
     describe_dataset(dataset, facts, data)
     if page is not None:
-        out.print(f"\nThe page with pictures and curves: {page}", highlight=False, soft_wrap=True)
+        out.print(
+            f"\nThe page with pictures and curves: {page}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def _filters(
@@ -341,10 +343,18 @@ def _encoders(pairs: list[str] | None) -> dict[str, str]:
     return dict(read_pair("--encoder", "MODALITY=NAME", pair, "text=minilm") for pair in pairs or [])
 
 
-def _cache(folder: Path | None) -> Path:
-    if folder is None:
-        base = os.environ.get("XDG_CACHE_HOME")
-        folder = (Path(base) if base else Path.home() / ".cache") / "triptych"
+def _cache(folder: Path | None) -> Path | None:
+    """Choose where encoded contents are kept; None, and a word about it, where nothing can be written."""
+    try:
+        if folder is None:
+            base = os.environ.get("XDG_CACHE_HOME")
+            folder = (Path(base) if base else Path.home() / ".cache") / "triptych"
+        (folder / "encoded").mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        err.print(
+            f"nothing encoded is kept: {error}; name a folder with --cache", markup=False, highlight=False
+        )
+        return None
     return folder / "encoded"
 
 

@@ -16,7 +16,7 @@ _LEVELS = ("min", "p25", "median", "p75", "p90", "p99", "max", "mean")
 
 def show_dataset(data: Dataset, facts: Mapping[str, Any], where: Path) -> None:
     """Print counts, the steps the rows went through, and what is known of the items."""
-    out.print(f"[bold]{data.name}[/] in {where}", highlight=False)
+    out.print(f"{data.name} in {where}", style="bold", highlight=False, markup=False, soft_wrap=True)
     times = facts["times"]
     print_facts(
         {
@@ -37,6 +37,10 @@ def show_dataset(data: Dataset, facts: Mapping[str, Any], where: Path) -> None:
     for modality, origin in data.provenance.get("features", {}).items():
         if "left_out" in origin:
             _show_left_out(modality, origin)
+        if origin.get("files_of_no_item"):
+            out.print(
+                f"{modality}: {origin['files_of_no_item']:,} files of no item", highlight=False, markup=False
+            )
 
 
 def describe_dataset(data: Dataset, facts: Mapping[str, Any], where: Path) -> None:
@@ -84,8 +88,19 @@ def _show_origin(provenance: Mapping[str, Any]) -> None:
     if files := provenance.get("files"):
         names = ", ".join(f"{role} {file.get('file', file.get('folder'))}" for role, file in files.items())
         out.print(f"\nRead as {provenance['layout']}: {names}", highlight=False, markup=False)
+    if unused := provenance.get("files_not_used"):
+        out.print(f"Not used, since it is not clear what they are: {', '.join(unused)}", markup=False)
+    if items := provenance.get("items"):
+        odd = ", ".join(
+            f"{count:,} {what.replace('_', ' ')}" for what, count in items.items() if what != "rows" and count
+        )
+        out.print(
+            f"Item table: {items['rows']:,} rows" + (f", {odd}" if odd else ""), highlight=False, markup=False
+        )
     for file, bad in provenance.get("unusable", {}).items():
         _show_left_out(file, bad)
+    for skipped in provenance.get("skipped", []):
+        out.print(f"Skipped {skipped}", highlight=False, markup=False)
     steps: Sequence[Mapping[str, Any]] = provenance.get("steps", [])
     if steps:
         removed = ("users_removed", "items_removed", "interactions_removed")

@@ -51,7 +51,7 @@ def demo(
             for item in result.recommendations[result.best_model]
         ],
     )
-    out.print(f"\nThe page with pictures: {out_folder / 'index.html'}", highlight=False)
+    out.print(f"\nThe page with pictures: {out_folder / 'index.html'}", highlight=False, markup=False)
     out.print(
         f"Next: triptych train freedom {out_folder / 'data'} --out {out_folder / 'mine'}", highlight=False
     )

@@ -73,6 +73,8 @@ def pictures(
     as_json: Json = False,
 ) -> None:
     """Fetch the pictures of a data set's items by their addresses; goes on where it stopped."""
+    import polars as pl
+
     from triptych.cli.progress import DownloadProgress
     from triptych.data.dataset import Dataset
     from triptych.fetch.pictures import fetch_pictures
@@ -83,6 +85,12 @@ def pictures(
             f"the item table has no column '{column}'",
             wanted="a column of addresses, one of: " + ", ".join(table.columns),
             fix="Name it with --column",
+        )
+    if table[column].dtype != pl.String:
+        raise DataError(
+            f"column '{column}' holds {table[column].dtype} values",
+            wanted="addresses",
+            fix="Name another with --column",
         )
     known = table.drop_nulls(column)
     urls = dict(zip(known["item_id"].to_list(), known[column].to_list(), strict=True))

@@ -247,7 +247,7 @@ def models(as_json: Json = False) -> None:
         (e["name"], str(e["year"]), e["kind"], ", ".join(e["modalities"]) or "–", e["paper"]) for e in entries
     ]
     print_table(None, ["model", "year", "kind", "modalities", "paper"], rows)
-    out.print("\nRecipes: " + ", ".join(shipped_recipes()), highlight=False)
+    out.print("\nRecipes: " + ", ".join(shipped_recipes()), highlight=False, markup=False)
 
 
 @app.command(epilog="Example: `triptych doctor runs/freedom-shop-seed7`")

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from triptych.errors import TriptychError
 
@@ -44,7 +45,7 @@ def print_table(
         numeric = bool(listed) and all(isinstance(row[place], int | float) for row in listed)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in listed:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(Text(_cell(value)) for value in row))  # text: titles may hold what looks like markup
     out.print(table)
     if notes:
         out.print(notes, style="dim", highlight=False, markup=False)
@@ -54,7 +55,7 @@ def print_facts(facts: Mapping[str, object]) -> None:
     """Print names and values for people, one a line, and what a value consists of below it."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in _lines(facts):
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value))
     out.print(table)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from triptych.errors import DataError
+from triptych.errors import ConfigError, DataError
 
 SHOWN = 5
 
@@ -22,8 +22,17 @@ class BadRows:
     limit: float = 0.01
     _reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     _examples: dict[str, list[str]] = field(default_factory=dict)
+    _harmless: dict[str, int] = field(default_factory=dict)
 
-    def add(self, file: str, reason: str, n_rows: int, examples: Iterable[str] = ()) -> None:
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit <= 1:
+            raise ConfigError(
+                f"a share of {self.limit} bad rows", wanted="a share from 0 to 1", fix="Use --max-bad 0.01"
+            )
+
+    def add(
+        self, file: str, reason: str, n_rows: int, examples: Iterable[str] = (), *, harmless: bool = False
+    ) -> None:
         """Count rows of a file that are left out.
 
         Args:
@@ -31,9 +40,12 @@ class BadRows:
             reason: why, in a few words that are the same for all such rows: "no JSON", "no item id".
             n_rows: how many.
             examples: where and what the first of them are: "line 17: Expecting value".
+            harmless: such rows are usual, and do not count towards the limit.
         """
         if n_rows == 0:
             return
+        if harmless:
+            self._harmless[file] = self._harmless.get(file, 0) + n_rows
         reasons = self._reasons.setdefault(file, {})
         reasons[reason] = reasons.get(reason, 0) + n_rows
         shown = self._examples.setdefault(file, [])
@@ -50,7 +62,7 @@ class BadRows:
         Raises:
             DataError: more than `limit` of them are bad.
         """
-        n_bad = self.count(file)
+        n_bad = self.count(file) - self._harmless.get(file, 0)
         if n_bad > self.limit * n_rows:
             shown = "; ".join(self._examples[file])
             raise DataError(

@@ -132,7 +132,7 @@ def _parse(
         return pl.read_ndjson(io.BytesIO(chunk.data), schema=fields, infer_schema_length=None), 0
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         pass
-    objects, damaged = [], []
+    good, objects, damaged = [], [], []
     for number, line in enumerate(chunk.data.split(b"\n"), start=chunk.first_line):
         if not line.strip():
             continue
@@ -140,13 +140,18 @@ def _parse(
             value = json.loads(line)
             if not isinstance(value, dict):
                 raise ValueError(f"{type(value).__name__} instead of an object")
+            if b"\\u" in line:
+                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            good.append(line)
             objects.append(value)
         except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError as well
             damaged.append((number, error))
     examples = [f"line {number:,}: {error}" for number, error in damaged[:SHOWN]]
     bad.add(file, "no JSON object", len(damaged), examples)
     if fields is None:
-        return pl.DataFrame(objects, infer_schema_length=None, strict=False), len(damaged)
+        return pl.read_ndjson(
+            io.BytesIO(b"\n".join(good)), infer_schema_length=None
+        ) if good else pl.DataFrame(), len(damaged)
     columns = {name: [_typed(value.get(name), kind) for value in objects] for name, kind in fields.items()}
     return pl.DataFrame(columns, schema=fields, strict=False), len(damaged)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from triptych.data.bad_rows import SHOWN, BadRows
-from triptych.data.filters import Filters, Step, filter_rows
+from triptych.data.filters import Filters, Step, filter_rows, to_seconds
 from triptych.data.ids import id_array, index_ids
 from triptych.data.interactions import (
     TEST,
@@ -25,6 +26,7 @@ from triptych.data.interactions import (
     LabelArray,
 )
 from triptych.data.tables import naming, read_table
+from triptych.data.texts import as_text
 from triptych.errors import ConfigError, DataError, nearest
 
 LABEL_MEANING: Mapping[str, int] = {
@@ -185,10 +187,10 @@ def read_item_table(
     with naming(Path(path).name):
         item = item_column(frame, item, like)
         if title is None:
-            title = next((name for name in frame.columns if name.lower() in {"title", "name"}), None)
+            title = next((name for name in frame.columns if plain_name(name) in {"title", "name"}), None)
         columns, taken = [pl.Series("item_id", distinct_ids(frame[item]))], {item, "item_id"}
         if title is not None:
-            columns.append(frame[_existing(frame, title, "--title")].cast(pl.String).alias("title"))
+            columns.append(as_text(frame[_existing(frame, title, "--title")]).alias("title"))
             taken |= {title, "title"}
         return pl.DataFrame([*columns, *(column for column in frame if column.name not in taken)])
 
@@ -223,9 +225,14 @@ def item_column(frame: pl.DataFrame, item: str | None = None, like: str | None =
     Raises:
         DataError: it is missing, or nothing or too much could be it.
     """
-    if item is None:
-        item = like if like in frame.columns else _guess(frame, _ITEM_NAMES, "--item")
-    return _existing(frame, item, "--item")
+    if item is None and like is not None:  # a table of items, where "id" can mean one thing only
+        item = like if like in frame.columns else _guess(frame, (*_ITEM_NAMES, {"id"}), "--item")
+    return _existing(frame, item or _guess(frame, _ITEM_NAMES, "--item"), "--item")
+
+
+def plain_name(column: str) -> str:
+    """Spell the name of a column as well-known names are: lower case, letters and digits only."""
+    return re.sub(r"[^a-z0-9]", "", column.lower())
 
 
 def distinct_ids(column: pl.Series) -> np.ndarray[Any, Any]:
@@ -257,7 +264,7 @@ def _existing(frame: pl.DataFrame, name: str, flag: str) -> str:
 def _guess(frame: pl.DataFrame, well_known: Iterable[Collection[str]], flag: str) -> str:
     found: list[str] = []
     for names in well_known:
-        found = found or [name for name in frame.columns if name.lower().replace("_", "") in names]
+        found = found or [name for name in frame.columns if plain_name(name) in names]
     if len(found) != 1:
         what = "more than one column could be meant" if found else "no column has a well-known name"
         raise DataError(
@@ -301,27 +308,33 @@ def _usable_rows(
             )
             bad.add(file, f"no usable {role}", int(wrong.sum()), examples)
             usable &= ~wrong
-    bad.check(file, frame.height, "Repair these rows, or choose another column")
+    fix = "Repair these rows, or choose another column (--rating none, --timestamp none read none)"
+    bad.check(file, frame.height, fix)
     return usable
 
 
-def _numbers(column: pl.Series) -> FloatArray:
-    """Read numbers, NaN where there is none."""
+_NO_NUMBER = 1e15
+
+
+def _numbers(column: pl.Series, largest: float = _NO_NUMBER) -> FloatArray:
+    """Read numbers, NaN where there is none, or one beyond all that is ever counted."""
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Boolean)):
         raise DataError(
             f"column '{column.name}' holds {column.dtype} values",
             wanted="numbers",
             fix="Choose another column",
         )
-    return column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
+    numbers = column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
+    return np.where(np.abs(numbers) < largest, numbers, np.nan)
 
 
 def _times(column: pl.Series) -> FloatArray:
     """Read times in seconds since 1970 (UTC), NaN where there is none.
 
-    Numbers are brought to seconds from the unit their median speaks for; small ones, such as places in a
-    sequence, stay as they are. Dates, and ISO 8601 text where most of it is no number, are converted.
-    Times before 1970 or after 2100 count as none.
+    Numbers are brought to seconds from the unit their size speaks for; small ones, such as places in a
+    sequence, stay as they are; a column of whole numbers such as 20240131, or of years, is one of dates.
+    Dates, and ISO 8601 text where most of it is no number, are converted. Times before 1970 or after 2100
+    count as none.
     """
     if column.dtype in (pl.Date, pl.Datetime):
         zone = getattr(column.dtype, "time_zone", None)
@@ -333,14 +346,31 @@ def _times(column: pl.Series) -> FloatArray:
         if 2 * int(numeric.null_count()) > len(distinct):
             seconds = pl.Series([_seconds(text) for text in distinct], dtype=pl.Float64)
             return _sensible(column.replace_strict(distinct, seconds).to_numpy())
-    numbers = _numbers(column)
-    usual = float(np.nanmedian(numbers)) if np.isfinite(numbers).any() else 0.0
-    unit = next(unit for largest, unit in _UNITS if usual < largest)
-    return _sensible(numbers / unit)
+    numbers = _numbers(column, largest=np.inf)
+    return _sensible(_calendar(numbers) if _is_calendar(numbers) else to_seconds(numbers))
 
 
-_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (np.inf, 1e9))  # largest usual number, units in a second
 _YEAR_2100 = 4_102_444_800.0
+
+
+def _is_calendar(numbers: FloatArray) -> bool:
+    """Say whether numbers are years, or days such as 20240131, all from 1900 to 2099."""
+    known = numbers[np.isfinite(numbers)]
+    if not len(known) or (known != np.floor(known)).any():
+        return False
+    month, day = known // 100 % 100, known % 100
+    days = (
+        (known >= 1900_01_01) & (known < 2100_01_01) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    )
+    return bool(days.all() or ((known >= 1900) & (known < 2100)).all())
+
+
+def _calendar(numbers: FloatArray) -> FloatArray:
+    """Turn years, and days such as 20240131, into seconds since 1970; NaN for a day that is none."""
+    text = pl.Series(numbers).fill_nan(None).cast(pl.Int64).cast(pl.String)
+    text = pl.select(pl.when(text.str.len_bytes() == 4).then(text + "0101").otherwise(text)).to_series()
+    days = text.str.to_date("%Y%m%d", strict=False)
+    return (days.cast(pl.Datetime("us")).dt.epoch("us") / 1e6).fill_null(float("nan")).to_numpy()
 
 
 def _sensible(seconds: FloatArray) -> FloatArray:
@@ -362,6 +392,8 @@ _NO_VALUE = {"user": -1, "item": -1, "label": _NO_LABEL}
 def _labels(column: pl.Series, meaning: Mapping[str, int] | None) -> LabelArray:
     """Read labels, `_NO_LABEL` where there is none."""
     meaning = LABEL_MEANING if meaning is None else meaning
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
     if column.dtype.is_float() and (column.fill_null(0) == column.fill_null(0).round()).all():
         column = column.cast(pl.Int64)
     text = column.cast(pl.String)
@@ -371,7 +403,7 @@ def _labels(column: pl.Series, meaning: Mapping[str, int] | None) -> LabelArray:
         raise DataError(
             f"column '{column.name}' holds the unknown labels {shown}",
             wanted="one of " + ", ".join(meaning),
-            fix='Say what each means, for example --label-meaning "0=train,1=valid,2=test"',
+            fix='Say what each means, for example --label-meaning "0=train,1=valid,2=test", or --label none',
         )
     codes = text.replace_strict(dict(meaning), return_dtype=pl.Int8)
     return codes.fill_null(_NO_LABEL).to_numpy()

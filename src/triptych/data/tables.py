@@ -5,9 +5,11 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
+import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +20,13 @@ from triptych.errors import ConfigError, DataError
 
 _COMPRESSIONS = {".gz", ".zst"}
 _INTEGER = r"^(?:0|-?[1-9][0-9]*)$"  # nothing that would change when written again: no "007", "+7", "-0"
+
+
+_UNREADABLE = (
+    pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error, zlib.error, lzma.LZMAError,
+    EOFError, OSError, ValueError,
+)  # fmt: skip
+"""What reading a damaged table can end in."""
 
 
 def read_table(path: str | Path, bad: BadRows | None = None, *, encoding: str = "utf-8") -> pl.DataFrame:
@@ -48,7 +57,7 @@ def read_table(path: str | Path, bad: BadRows | None = None, *, encoding: str = 
     _check_encoding(path, encoding)
     try:
         frame = reader(path, BadRows(limit=0.0) if bad is None else bad, encoding)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, csv.Error) as error:
+    except _UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
             f"{path} cannot be read: {reason}",
@@ -58,6 +67,33 @@ def read_table(path: str | Path, bad: BadRows | None = None, *, encoding: str = 
     if not frame.height:
         raise DataError(f"{path} holds no rows", wanted="rows below the header", fix="Check how it was made")
     return frame
+
+
+def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
+    """Name the columns of a table without reading the rest of it.
+
+    Raises:
+        DataError: the file is empty, or its beginning cannot be read.
+    """
+    existing_file(path)
+    suffix = table_suffix(path)
+    try:
+        if suffix == ".parquet":
+            return pl.scan_parquet(path, glob=False).collect_schema().names()
+        first = _first_line(path, encoding)
+        if suffix in (".jsonl", ".ndjson"):
+            row = json.loads(first)
+            return list(row) if isinstance(row, dict) else []
+        typed = suffix in _TYPED
+        names = next(csv.reader([first], delimiter=_separator(first, suffix), quotechar='"'))
+        return [name.partition(":")[0].strip() if typed else name for name in names]
+    except _UNREADABLE as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(
+            f"the beginning of {path} cannot be read: {reason}",
+            wanted=f"a whole {suffix} table",
+            fix="Repair the file, name its --encoding, or move it out of the folder",
+        ) from error
 
 
 def is_table(path: Path) -> bool:
@@ -95,10 +131,31 @@ def naming(source: str) -> Iterator[None]:
         raise type(error)(f"{source}: {error.found}", wanted=error.wanted, fix=error.fix) from error
 
 
-def _read_text(
-    path: Path, bad: BadRows, encoding: str, *, separator: str, typed_header: bool = False
-) -> pl.DataFrame:
+def _first_line(path: Path, encoding: str) -> str:
+    """Read the first line that is not blank."""
+    if path.suffix.lower() == ".zst":  # polars alone reads these
+        lines = pl.scan_csv(path, has_header=False, separator="\0", quote_char=None, n_rows=1).collect()
+        return str(lines.item(0, 0))
+    with open_bytes(path) as file:
+        text = io.TextIOWrapper(
+            file, encoding="utf-8-sig" if _is_utf8(encoding) else encoding, errors="replace"
+        )
+        return next((line.rstrip("\r\n") for line in text if line.strip()), "")
+
+
+def _separator(first_line: str, suffix: str) -> str:
+    """Say what parts the fields: what the suffix promises, or else what the first line holds instead."""
+    usual = "," if suffix == ".csv" else "\t"
+    if usual in first_line or suffix in _TYPED:
+        return usual
+    return next((other for other in (";", "\t", "|", ",") if other in first_line), usual)
+
+
+def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
+    suffix = table_suffix(path)
+    typed_header = suffix in _TYPED
     quote = None if typed_header else '"'  # RecBole's files know no quoting
+    separator = _separator(_first_line(path, encoding), suffix)
     try:
         source = path if _is_utf8(encoding) else _as_utf8(path, encoding)
         frame = pl.read_csv(source, separator=separator, quote_char=quote, infer_schema=False, glob=False)
@@ -114,14 +171,17 @@ def _read_text(
     repeated = [name for name in frame.columns if name.rpartition("_duplicated_")[0] in frame.columns]
     if repeated:
         raise ValueError(f"the header names '{repeated[0].rpartition('_duplicated_')[0]}' twice")
-    if frame.width and frame.to_series(0).null_count():
+    if frame.width > 1 and frame.to_series(0).null_count():
+        n_rows = frame.height
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+        bad.add(path.name, "empty row", n_rows - frame.height, harmless=True)
     return frame.with_columns(column.cast(pl.Int64) for column in frame if _is_integer(column))
 
 
 def _check_encoding(path: Path, encoding: str) -> None:
     """Refuse an unknown encoding, and UTF-16 that is not announced as such."""
     try:
+        "".encode(encoding)  # rot13 and the like are known, but no encodings of text
         known = codecs.lookup(encoding).name
     except LookupError:
         raise ConfigError(
@@ -147,27 +207,32 @@ def _read_row_by_row(
     path: Path, bad: BadRows, encoding: str, separator: str, quote: str | None
 ) -> pl.DataFrame:
     """Read a damaged table slowly, leaving out rows with too many fields or of another encoding."""
-    with io.TextIOWrapper(open_bytes(path), encoding=encoding, errors="surrogateescape", newline="") as text:
+    csv.field_size_limit(1 << 30)
+    codec = "utf-8-sig" if _is_utf8(encoding) else encoding
+    with io.TextIOWrapper(open_bytes(path), encoding=codec, errors="surrogateescape", newline="") as text:
         rows = csv.reader(
             text, delimiter=separator, quotechar=quote, strict=True,
             quoting=csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL,
         )  # fmt: skip
-        header = [name.removeprefix("\ufeff") for name in next(rows, [])]
-        if len(set(header)) < len(header):
-            raise ValueError(f"two columns of one name among {', '.join(header)}")
         kept: list[list[str | None]] = []
         n_rows = 0
-        for row in rows:
-            if not row:
-                continue
-            n_rows += 1
-            at = f"line {rows.line_num:,}"
-            if any("\udc80" <= letter <= "\udcff" for field in row for letter in field):
-                bad.add(path.name, f"not {encoding}", 1, [f"{at}, which another --encoding may read"])
-            elif len(row) > len(header):
-                bad.add(path.name, "too many fields", 1, [f"{at} holds more fields than the header"])
-            else:
-                kept.append([field or None for field in row] + [None] * (len(header) - len(row)))
+        try:
+            header = next(rows, [])
+            if len(set(header)) < len(header):
+                raise ValueError(f"two columns of one name among {', '.join(header)}")
+            for row in rows:
+                if not row:
+                    continue
+                n_rows += 1
+                at = f"line {rows.line_num:,}"
+                if any("\udc80" <= letter <= "\udcff" for field in row for letter in field):
+                    bad.add(path.name, f"not {encoding}", 1, [f"{at}, which another --encoding may read"])
+                elif len(row) > len(header):
+                    bad.add(path.name, "too many fields", 1, [f"{at} holds more fields than the header"])
+                else:
+                    kept.append([field or None for field in row] + [None] * (len(header) - len(row)))
+        except csv.Error as error:  # where a quote went astray, nobody can say which rows are meant
+            raise ValueError(f"line {rows.line_num:,}: {error}") from error
     bad.check(path.name, n_rows, "Repair these rows, name their encoding with --encoding")
     return pl.DataFrame(kept, schema=dict.fromkeys(header, pl.String), orient="row")
 
@@ -187,11 +252,12 @@ def _read_json(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
     return read_json_lines(path, bad=bad)
 
 
+_TYPED = {".inter", ".item"}  # RecBole's and MMRec's: tabs, no quoting, types in the header
 _READERS: dict[str, Callable[[Path, BadRows, str], pl.DataFrame]] = {
-    ".csv": partial(_read_text, separator=","),
-    ".tsv": partial(_read_text, separator="\t"),
-    ".inter": partial(_read_text, separator="\t", typed_header=True),
-    ".item": partial(_read_text, separator="\t", typed_header=True),
+    ".csv": _read_text,
+    ".tsv": _read_text,
+    ".inter": _read_text,
+    ".item": _read_text,
     ".parquet": _read_parquet,
     ".jsonl": _read_json,
     ".ndjson": _read_json,

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import polars as pl
 
-from triptych.errors import ConfigError, nearest
+from triptych.errors import ConfigError, DataError, nearest
 
 USUAL_COLUMNS = ("title", "brand", "categories", "category", "genres", "description")
 """The columns a template is made of when none is given, in this order: what most papers encode."""
@@ -32,7 +32,8 @@ class TextTemplate:
     @classmethod
     def usual(cls, columns: Sequence[str]) -> TextTemplate | None:
         """Join those of `USUAL_COLUMNS` a table has; None if it has none of them."""
-        known = [name for name in USUAL_COLUMNS if name in columns]
+        spelled = {column.lower(): column for column in columns}
+        known = [spelled[name] for name in USUAL_COLUMNS if name in spelled]
         return cls(". ".join(f"{{{name}}}" for name in known)) if known else None
 
     @cached_property
@@ -75,7 +76,7 @@ class TextTemplate:
                     wanted="one of " + ", ".join(table.columns),
                     fix=nearest(name, table.columns),
                 )
-        cells = [_words_of(table[name]) for name in self.columns]
+        cells = [[_words(cell) for cell in as_text(table[name])] for name in self.columns]
         return [self._write(row) for row in zip(*cells, strict=True)]
 
     def _write(self, cells: tuple[str, ...]) -> str | None:
@@ -98,8 +99,23 @@ class TextTemplate:
         )
 
 
-def _words_of(column: pl.Series) -> list[str]:
-    if column.dtype in (pl.List, pl.Array):
-        column = column.cast(pl.List(pl.String)).list.join(", ")
-    text = column.cast(pl.String).fill_null("")
-    return [re.sub(r"[\s\0]+", " ", cell).strip() for cell in text]
+def as_text(column: pl.Series) -> pl.Series:
+    """Turn a column of any kind into text; lists are joined by commas.
+
+    Raises:
+        DataError: its values have no form as text.
+    """
+    try:
+        if column.dtype in (pl.List, pl.Array):
+            column = column.cast(pl.List(pl.String), strict=False).list.join(", ", ignore_nulls=True)
+        return column.cast(pl.String, strict=False)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"column '{column.name}' holds {column.dtype} values, which are no text",
+            wanted="texts, numbers or lists of them",
+            fix="Convert or drop the column",
+        ) from error
+
+
+def _words(cell: str | None) -> str:
+    return re.sub(r"[\s\0]+", " ", cell or "").strip()

@@ -106,6 +106,8 @@ def reading(host: str) -> Iterator[None]:
         yield
     except URLError as error:
         raise _broken(host, error.reason) from error
+    except UnicodeError as error:  # a host name that cannot be one
+        raise Trouble(f"{host} is no name of a host", lasting=True) from error
     except (OSError, HTTPException) as error:
         raise _broken(host, error) from error
 

@@ -31,12 +31,14 @@ class ContentSource:
         source: a text template; or a folder with a file per item, which is named by the item's id, or by
             what the item table says in the column MODALITY_file.
         encoder: its name, or the folder or hub name of a model; None for the usual one of the kind.
+        asked: whether the user asked for it; what was merely found and cannot be used is skipped, and said.
     """
 
     modality: str
     kind: str
     source: TextTemplate | Path
     encoder: str | None = None
+    asked: bool = True
 
 
 def choose_content(
@@ -65,6 +67,7 @@ def choose_content(
     if template is not None and (text is not None or "text" not in data.features):
         sources["text"] = template
     sources |= {modality: Path(path) for modality, path in media.items()}
+    asked = {*media, *encoders} | ({"text"} if text is not None else set())
     switched_off = {modality for modality, path in media.items() if str(path) == NONE}
     switched_off |= {modality for modality, encoder in encoders.items() if encoder == NONE}
     if text == NONE:
@@ -77,7 +80,7 @@ def choose_content(
                 fix="Name it with --text, --images or --sounds",
             )
     return [
-        ContentSource(modality, modality, source, encoders.get(modality))
+        ContentSource(modality, modality, source, encoders.get(modality), modality in asked)
         for modality, source in sources.items()
         if modality not in switched_off
     ]
@@ -118,6 +121,13 @@ def add_content(
     """
     for content in contents:
         inputs, where = _inputs(data, content)
+        if not content.asked and not any(inputs):
+            skipped = [
+                *data.provenance.get("skipped", []),
+                f"{content.modality}: nothing of any item in {_named(content)}",
+            ]
+            data = replace(data, provenance={**data.provenance, "skipped": skipped})
+            continue
         encoder = load_encoder(content.kind, content.encoder or _usual_encoder(content.kind), device=device)
         if observer is not None:
             observer.on_modality(content.modality, encoder.spec)
@@ -147,13 +157,17 @@ def _inputs(data: Dataset, content: ContentSource) -> tuple[Sequence[str | Path 
     if isinstance(content.source, TextTemplate):
         return content.source.fill(data.item_table), {"template": content.source.pattern}
     files, counts = _files(data, content.modality, content.source)
-    if not any(files):
+    if content.asked and not any(files):
         raise DataError(
             f"no file in {content.source} belongs to an item",
             wanted=f"file names such as {data.items.ids[0]}.jpg, or a column {content.modality}_file",
             fix="Rename the files by item id, or name them in the items table",
         )
     return files, {"folder": content.source.name, **counts}
+
+
+def _named(content: ContentSource) -> str:
+    return content.source.pattern if isinstance(content.source, TextTemplate) else content.source.name
 
 
 def _files(data: Dataset, modality: str, folder: Path) -> tuple[list[Path | None], dict[str, int]]:
@@ -173,7 +187,7 @@ def _files(data: Dataset, modality: str, folder: Path) -> tuple[list[Path | None
         names = [None if name is None else str(name) for name in data.item_table[column]]
     else:
         names = [str(raw) for raw in data.items.ids.tolist()]
-    found = [None if name is None else by_name.get(name) for name in names]
+    found = [None if name is None else by_name.get(name) or by_name.get(Path(name).name) for name in names]
     used = {path for path in found if path is not None}
     return found, {"files": len(paths), "files_of_no_item": len(paths) - len(used)}
 

@@ -82,9 +82,12 @@ def prepare(
     for modality in [*(modality for modality, _ in features), *(media or {})]:
         check_modality(modality)
     bad = BadRows(max_bad)
-    found = find_layout(
-        Path(source), layout, Hints(columns or Columns(), item_column, title_column, encoding)
-    )
+    roles = {"image": "pictures", "audio": "sounds"}
+    given = {roles[modality] for modality in media or {} if modality in roles}
+    if items_file is not None:
+        given.add("items")
+    hints = Hints(columns or Columns(), item_column, title_column, encoding, frozenset(given))
+    found = find_layout(Path(source), layout, hints)
     if items_file is not None:
         found = replace(found, files={**found.files, "items": Path(items_file)})
     frame, usual = found.read_interactions(bad)
@@ -107,6 +110,7 @@ def prepare(
         "layout": found.name,
         "files": {role: describe_file(path) for role, path in found.files.items()},
         "columns": {role: column for role, column in asdict(meaning).items() if column},
+        "files_not_used": list(found.unused),
         "unusable": bad.all(),
         "steps": [*read.steps, *steps],
         "items": table.counts,
@@ -165,7 +169,8 @@ class _ItemTable:
             known = found.read_items(items, bad)
             if known is None:
                 return cls(pl.DataFrame({"item_id": items.ids}), None, {})
-            rows, counts = _align(known, items)
+            with naming(found.files["items"].name if "items" in found.files else found.title):
+                rows, counts = _align(known, items)
             return cls(rows, None, counts)
         said = found.hints
         known = read_item_table(
@@ -187,12 +192,13 @@ def _align(known: pl.DataFrame, items: IdMap) -> tuple[pl.DataFrame, dict[str, i
             fix="Name its id column with --item-column",
         )
     row_of_item = np.full(len(items), -1)
-    row_of_item[at[at >= 0]] = np.flatnonzero(at >= 0)
+    row_of_item[at[at >= 0][::-1]] = np.flatnonzero(at >= 0)[::-1]  # of rows of one item, the first
     rows = pl.Series(row_of_item).replace(-1, None)
     table = known.select(pl.all().gather(rows)).with_columns(pl.Series("item_id", items.ids))
     counts = {
         "rows": known.height,
         "unknown_items": int((at < 0).sum()),
+        "repeated_items": int((at >= 0).sum() - (row_of_item >= 0).sum()),
         "items_without_row": int((row_of_item < 0).sum()),
     }
     return table, counts

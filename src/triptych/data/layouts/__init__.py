@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from triptych.data.dataset import MANIFEST
 from triptych.data.layouts.amazon import Amazon2014, Amazon2018, Amazon2023
 from triptych.data.layouts.base import Hints, Layout
 from triptych.data.layouts.microlens import MicroLens
@@ -36,6 +37,12 @@ def find_layout(path: Path, name: str | None = None, hints: Hints = Hints()) -> 
     """
     if not path.exists():
         raise DataError(f"{path} does not exist", wanted="a file or a folder", fix="Check the path")
+    if (path / MANIFEST).is_file():
+        raise DataError(
+            f"{path} is a data set already",
+            wanted="raw files",
+            fix="Use triptych encode, filter or split, or give the folder it was prepared from",
+        )
     known = {layout.name: layout for layout in LAYOUTS}
     if name is not None and name not in known:
         raise ConfigError(f"--layout {name}", wanted="the name of a layout", fix=nearest(name, known))
@@ -47,7 +54,7 @@ def find_layout(path: Path, name: str | None = None, hints: Hints = Hints()) -> 
             wanted="one of them",
             fix=f"Say which, for example --layout {found[0].name}",
         )
-    if not found and Tables in tried and (tables := Tables.find(path)) is not None:
+    if not found and Tables in tried and (tables := Tables.find(path, hints)) is not None:
         found = [tables]
     if found:
         return replace(found[0], hints=hints)

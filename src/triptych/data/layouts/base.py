@@ -25,12 +25,14 @@ class Hints:
         item_column: the item table's column of ids; None to find it.
         title_column: its column of titles; None to find it.
         encoding: of text tables.
+        given: roles whose files the user names; nothing is looked for in their place.
     """
 
     columns: Columns = Columns()
     item_column: str | None = None
     title_column: str | None = None
     encoding: str = "utf-8"
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Layout(ABC):
     Args:
         files: role -> file or folder, such as "interactions", "items", or the name of a modality.
         hints: what the user says of them; of use only where the layout itself does not fix it.
+        unused: names of tables that lie there, and that nothing could be made of.
     """
 
     name: ClassVar[str]
@@ -52,6 +55,7 @@ class Layout(ABC):
 
     files: Mapping[str, Path]
     hints: Hints = Hints()
+    unused: tuple[str, ...] = ()
 
     @classmethod
     @abstractmethod
@@ -67,7 +71,7 @@ class Layout(ABC):
         """Read one row per interaction with raw, unchecked values, and say which column means what."""
 
     def read_items(self, items: IdMap, bad: BadRows) -> pl.DataFrame | None:
-        """Read what is known of some items, one row per known item, in any order.
+        """Read what is known of some items, in any order; rows of other items are counted and dropped later.
 
         Columns: `item_id`, then of `title`, `brand`, `categories`, `description` and `image_url` those there
         are, then what else there is. They hold numbers, nulls, or text: lists are joined, markup taken out.

@@ -100,7 +100,7 @@ class MicroLens(Layout):
         table = tables[0]
         for more in tables[1:]:
             table = table.join(more, on="item_id", how="full", coalesce=True)
-        return table.filter(pl.Series(items.find(table["item_id"].to_list()) >= 0))
+        return table
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -72,8 +72,7 @@ class MMRec(Layout):
         """Read the raw ids of items, as `asin`."""
         if "mapping" not in self.files:
             return None
-        mapping = self._read_mapping()
-        return mapping.filter(pl.Series(items.find(mapping["item_id"].to_list()) >= 0))
+        return self._read_mapping()
 
     @property
     def modalities(self) -> tuple[str, ...]:

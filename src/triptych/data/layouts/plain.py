@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,15 +14,14 @@ from triptych.data.bad_rows import BadRows
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures
 from triptych.data.interactions import IdMap
-from triptych.data.layouts.base import Layout
-from triptych.data.lines import open_bytes
-from triptych.data.readers import Columns, item_column, read_item_table, resolve_columns
-from triptych.data.tables import is_table, read_table, table_suffix
+from triptych.data.layouts.base import Hints, Layout
+from triptych.data.readers import Columns, item_column, plain_name, read_item_table, resolve_columns
+from triptych.data.tables import is_table, naming, read_header, read_table
 from triptych.errors import DataError
 
 WELL_KNOWN: Mapping[str, Sequence[str]] = {
     "rating": ("rating", "stars", "score", "overall"),
-    "timestamp": ("timestamp", "time", "date", "datetime", "when", "createdat"),
+    "timestamp": ("timestamp", "datetime", "date", "createdat", "when", "time"),
     "label": ("xlabel", "split"),
 }
 """Names of columns that are read unasked, in lower case and without underscores; the first wins."""
@@ -55,38 +52,53 @@ class Tables(Layout):
     title: ClassVar[str] = "tables of interactions and items"
 
     @classmethod
-    def find(cls, path: Path) -> Tables | None:
+    def find(cls, path: Path, hints: Hints = Hints()) -> Tables | None:
         """Recognise tables by their suffixes and the names of their columns.
 
+        Args:
+            path: a file or a folder.
+            hints: what the user says of the tables.
+
         Raises:
-            DataError: two files could be meant for the same thing.
+            DataError: two files could be meant for the same thing, or a table cannot be read.
         """
         if path.is_file():
-            return cls({"interactions": path}) if is_table(path) else None
-        entries = sorted(path.iterdir()) if path.is_dir() else []
+            return cls({"interactions": path}, hints) if is_table(path) else None
+        if not path.is_dir():
+            return None
+        entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
         features = _find_features(entries)
         headers = {
-            entry: pl.DataFrame(schema=_column_names(entry))
+            entry: pl.DataFrame(schema=dict.fromkeys(read_header(entry, hints.encoding)))
             for entry in entries
             if entry.is_file() and is_table(entry) and entry not in features.values()
         }
         of_user = {
-            entry: item for entry, head in headers.items() if (item := usual_columns(head, Columns()).item)
+            entry: str(columns.item)
+            for entry, head in headers.items()
+            if {(columns := usual_columns(head, hints.columns)).user, columns.item} <= set(head.columns)
         }
         interactions = _only(list(of_user), "tables of interactions", "Give the one that is meant by itself")
         if interactions is None:
+            if len(headers) == 1 and (head := next(iter(headers.values()))).width:  # say why it is none
+                entry = next(iter(headers))
+                with naming(entry.name):
+                    resolve_columns(head, hints.columns)
             return None
-        items = [
-            entry for entry, head in headers.items()
-            if entry not in of_user and _has_item(head, of_user[interactions])
-        ]  # fmt: skip
-        found = {
+        others = [entry for entry in headers if entry not in of_user]
+        items = [entry for entry in others if _has_item(headers[entry], of_user[interactions], hints)]
+        found = {}
+        if "items" not in hints.given:
+            found["items"] = _only(items, "tables of items", "Name the one that is meant with --items")
+        for role, option in (("pictures", "--images"), ("sounds", "--sounds")):
+            if role not in hints.given:
+                found[role] = _media_folder(entries, role, option)
+        files = {
             "interactions": interactions,
-            "items": _only(items, "tables of items", "Give the table of interactions by itself, and --items"),
-            **{role: _media_folder(entries, role) for role in _MEDIA_SUFFIXES},
+            **{role: entry for role, entry in found.items() if entry is not None},
             **features,
         }
-        return cls({role: entry for role, entry in found.items() if entry is not None})
+        return cls(files, hints, tuple(entry.name for entry in others if entry not in files.values()))
 
     def read_interactions(self, bad: BadRows) -> tuple[pl.DataFrame, Columns]:
         """Read the interactions, with rating, time and label where there are such columns."""
@@ -97,8 +109,7 @@ class Tables(Layout):
         """Read the table of items with all its columns."""
         if "items" not in self.files:
             return None
-        table = self._item_table(bad)
-        return table.filter(pl.Series(items.find(table["item_id"].to_list()) >= 0))
+        return self._item_table(bad)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -130,8 +141,8 @@ class Tables(Layout):
 
     def _item_name(self) -> str | None:
         """Say what the interactions call their item column, if that is clear."""
-        head = pl.DataFrame(schema=_column_names(self.files["interactions"]))
-        return usual_columns(head, self.hints.columns).item
+        names = read_header(self.files["interactions"], self.hints.encoding)
+        return usual_columns(pl.DataFrame(schema=dict.fromkeys(names)), self.hints.columns).item
 
 
 def usual_columns(frame: pl.DataFrame, said: Columns) -> Columns:
@@ -141,7 +152,7 @@ def usual_columns(frame: pl.DataFrame, said: Columns) -> Columns:
     """
     spelled: dict[str, str] = {}
     for name in frame.columns:
-        spelled.setdefault(name.lower().replace("_", ""), name)
+        spelled.setdefault(plain_name(name), name)
     optional = {
         role: getattr(said, role) or next((spelled[name] for name in names if name in spelled), None)
         for role, names in WELL_KNOWN.items()
@@ -152,9 +163,9 @@ def usual_columns(frame: pl.DataFrame, said: Columns) -> Columns:
     return replace(ids, **optional)
 
 
-def _has_item(head: pl.DataFrame, like: str) -> bool:
+def _has_item(head: pl.DataFrame, like: str, hints: Hints) -> bool:
     try:
-        return bool(item_column(head, like=like))
+        return bool(item_column(head, hints.item_column, like))
     except DataError:
         return False
 
@@ -185,50 +196,10 @@ def _find_features(entries: Sequence[Path]) -> dict[str, Path]:
     }
 
 
-def _media_folder(entries: Sequence[Path], role: str) -> Path | None:
+def _media_folder(entries: Sequence[Path], role: str, option: str) -> Path | None:
     suffixes = _MEDIA_SUFFIXES[role]
     folders = [
         entry for entry in entries
         if entry.is_dir() and any(file.suffix.lower() in suffixes for file in entry.iterdir())
     ]  # fmt: skip
-    return _only(folders, f"the {role}", "Keep one of these folders there")
-
-
-def _column_names(path: Path) -> list[str]:
-    """Name the columns of a table without reading it; none if the beginning cannot be read."""
-    try:
-        return list(dict.fromkeys(_HEADERS[table_suffix(path)](path)))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, ValueError):
-        return []
-
-
-def _text_header(path: Path, separator: str, quote: str | None = '"') -> list[str]:
-    scan = pl.scan_csv(
-        path, separator=separator, quote_char=quote, infer_schema=False, glob=False, encoding="utf8-lossy"
-    )
-    return scan.collect_schema().names()
-
-
-def _typed_header(path: Path) -> list[str]:
-    return [name.partition(":")[0].strip() for name in _text_header(path, "\t", None)]
-
-
-def _parquet_header(path: Path) -> list[str]:
-    return pl.scan_parquet(path, glob=False).collect_schema().names()
-
-
-def _json_header(path: Path) -> list[str]:
-    with open_bytes(path) as file:
-        first = json.loads(file.readline())
-    return list(first) if isinstance(first, dict) else []
-
-
-_HEADERS: Mapping[str, Callable[[Path], list[str]]] = {
-    ".csv": partial(_text_header, separator=","),
-    ".tsv": partial(_text_header, separator="\t"),
-    ".inter": _typed_header,
-    ".item": _typed_header,
-    ".parquet": _parquet_header,
-    ".jsonl": _json_header,
-    ".ndjson": _json_header,
-}
+    return _only(folders, f"the {role}", f"Name the one that is meant with {option}, or use {option} none")

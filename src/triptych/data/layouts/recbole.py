@@ -79,7 +79,7 @@ class RecBole(Layout):
             return None
         interactions = next(iter(self._interactions.values()))
         head = pl.DataFrame(schema=_untyped(header(interactions)))
-        table = read_item_table(
+        return read_item_table(
             path,
             item=self.hints.item_column,
             title=self.hints.title_column or _title(_untyped(header(path))),
@@ -87,7 +87,6 @@ class RecBole(Layout):
             bad=bad,
             encoding=self.hints.encoding,
         )
-        return table.filter(pl.Series(items.find(table["item_id"].to_list()) >= 0))
 
     @property
     def modalities(self) -> tuple[str, ...]:
