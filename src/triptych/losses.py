@@ -50,7 +50,7 @@ def info_nce(anchor: Tensor, other: Tensor, temperature: float, *, cosine: bool 
 
     Args:
         anchor: (B, D).
-        other: (B, D); row b is the partner of row b of `anchor`.
+        other: (B or more, D); row b is the partner of row b of `anchor`, rows beyond B are negatives only.
         temperature: what similarities are divided by, above 0.
         cosine: compare directions; if not, compare by plain inner products.
     """

@@ -125,11 +125,11 @@ class SparseGraph(nn.Module):
         )
 
     def transpose_order(self) -> Tensor:
-        """Say for each entry (r, c) of a symmetric pattern where entry (c, r) is: (E,) int64."""
-        if self._transpose_order is None:
+        """Say which entry each entry of the transpose is, row by row of the transpose: (E,) int64."""
+        if self._transpose_order is None or self._transpose_order.device != self.indices.device:
             row, col, _ = self.edges()
-            self._transpose_order = (col * self.n_cols + row).argsort()
-        return self._transpose_order.to(self.indices.device)
+            self._transpose_order = (col * self.n_rows + row).argsort()
+        return self._transpose_order
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
         """List the entries: row (E,) int64, col (E,) int64, value (E,)."""
@@ -172,6 +172,7 @@ class SparseGraph(nn.Module):
                 stored = SparseGraph.from_edges(*stored.edges(), self.n_rows, self.n_cols)
             for name, tensor in stored.named_buffers():
                 setattr(self, name, tensor.to(device))
+            self._transpose_order = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
