@@ -318,6 +318,7 @@ def test_recbole_item_files_are_item_tables(tmp_path):
 def test_an_item_with_two_rows_is_refused(tmp_path):
     path = write(tmp_path, "items.csv", "item,title\n5,a\n6,b\n5,c\n")
     with pytest.raises(
-        DataError, match=r"items\.csv: column 'item' lists item 5 more than once, first in data row 1"
+        DataError,
+        match=r"items\.csv: 1 of 3 rows cannot be used: repeated item: column 'item' holds 5 in data row 3",
     ):
         read_item_table(path)

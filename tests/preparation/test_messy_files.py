@@ -72,6 +72,22 @@ def test_rows_of_unknown_and_repeated_items_are_counted(tmp_path):
         make(other)
 
 
+def test_repeated_and_empty_ids_of_items_are_left_out_and_counted(tmp_path):
+    products = PRODUCTS + ",Nothing\ni3,Thing again\n"
+    folder = write(tmp_path / "in", sales__csv=SALES, products__csv=products)
+    data = make(folder, max_bad=0.1)
+    assert data.titles[data.items.index(["i3"])[0]] == "Thing 3"
+    assert data.provenance["unusable"]["products.csv"]["left_out"] == {
+        "no usable item": 1,
+        "repeated item": 1,
+    }
+    with pytest.raises(
+        DataError,
+        match=r"products\.csv: 2 of 22 rows .*repeated item: column 'item' holds 'i3' in data row 22",
+    ):
+        make(folder)
+
+
 @pytest.mark.parametrize(
     ("times", "seconds"),
     [

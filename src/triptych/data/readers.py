@@ -181,18 +181,38 @@ def read_item_table(
         encoding: of text formats.
 
     Raises:
-        DataError: a column is missing or ambiguous, an item has two rows, or too many rows are bad.
+        DataError: a column is missing or ambiguous, or too many rows are bad: an item's second row is, too.
     """
+    bad = BadRows(limit=0.0) if bad is None else bad
     frame = read_table(path, bad, encoding=encoding)
     with naming(Path(path).name):
         item = item_column(frame, item, like)
+    frame = frame.filter(_first_rows(frame[item], Path(path).name, bad))
+    with naming(Path(path).name):
         if title is None:
             title = next((name for name in frame.columns if plain_name(name) in {"title", "name"}), None)
-        columns, taken = [pl.Series("item_id", distinct_ids(frame[item]))], {item, "item_id"}
+        columns, taken = [pl.Series("item_id", id_array(frame[item]))], {item, "item_id"}
         if title is not None:
             columns.append(as_text(frame[_existing(frame, title, "--title")]).alias("title"))
             taken |= {title, "title"}
         return pl.DataFrame([*columns, *(column for column in frame if column.name not in taken)])
+
+
+def _first_rows(column: pl.Series, file: str, bad: BadRows) -> pl.Series:
+    """Mark the first row of each item, and count the others: rows without an id, and an item's later rows."""
+    _, index = index_ids(column)
+    first = np.zeros(len(index), dtype=bool)
+    first[np.unique(index, return_index=True)[1]] = True
+    n_rows = len(index) + bad.count(file)  # those that could not even be read
+    reasons = {"no usable item": index < 0, "repeated item": (index >= 0) & ~first}
+    for reason, wrong in reasons.items():
+        examples = (
+            f"column '{column.name}' holds {column[at]!r} in data row {at + 1}"
+            for at in np.flatnonzero(wrong)[:SHOWN].tolist()
+        )
+        bad.add(file, reason, int(wrong.sum()), examples)
+    bad.check(file, n_rows, "Repair or remove these rows")
+    return pl.Series(first & (index >= 0))
 
 
 def resolve_columns(frame: pl.DataFrame, columns: Columns, path: str | Path = "") -> Columns:
@@ -294,6 +314,7 @@ def _usable_rows(
     Raises:
         DataError: too many rows are bad.
     """
+    n_rows = frame.height + bad.count(file)  # those that could not even be read
     usable = np.ones(frame.height, dtype=bool)
     for role, column in values.items():
         if column is None:
@@ -309,7 +330,7 @@ def _usable_rows(
             bad.add(file, f"no usable {role}", int(wrong.sum()), examples)
             usable &= ~wrong
     fix = "Repair these rows, or choose another column (--rating none, --timestamp none read none)"
-    bad.check(file, frame.height, fix)
+    bad.check(file, n_rows, fix)
     return usable
 
 
