@@ -7,6 +7,7 @@ import torch
 from triptych.data.features import ItemFeatures, ItemGraph
 from triptych.graph import store as store_module
 from triptych.graph.bipartite import bipartite_graph
+from triptych.graph.cooccurrence import cooccurring_users
 from triptych.graph.neighbors import item_graph, knn_edges, mix_graphs
 from triptych.graph.store import GraphStore
 
@@ -182,3 +183,17 @@ def test_a_given_graph_is_not_kept_a_second_time(tmp_path):
     graph = make_store({"image": given()}, tmp_path).items("image", 2, "cosine")
     assert not list(tmp_path.iterdir())
     assert graph.n_entries == N_ITEMS
+
+
+def test_similar_users_are_found_once_and_kept(tmp_path, monkeypatch):
+    first = make_store(cache_dir=tmp_path).similar_users(2)
+    for given, expected in zip(first, cooccurring_users(USER, ITEM, N_USERS, N_ITEMS, 2), strict=True):
+        assert torch.equal(given, expected)
+    assert len(first[0])
+    (kept,) = tmp_path.glob("users-*.safetensors")
+    monkeypatch.setattr("triptych.graph.store.cooccurring_users", None)  # not needed again
+    for given, expected in zip(make_store(cache_dir=tmp_path).similar_users(2), first, strict=True):
+        assert torch.equal(given, expected)
+    with pytest.raises(TypeError):
+        make_store(cache_dir=tmp_path).similar_users(1)  # another K is another file
+    assert kept.is_file()

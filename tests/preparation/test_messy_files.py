@@ -222,9 +222,13 @@ def test_a_file_is_found_by_its_name_whatever_folder_the_table_says(tmp_path):
         sales__csv="user,item\na,1\na,2\n",
         items__csv="item,image_file\n1,pictures/x.png\n2,\n",
     )
-    (folder / "pictures").mkdir()
+    (folder / "pictures" / "b").mkdir(parents=True)
     Image.new("RGB", (4, 4), "red").save(folder / "pictures" / "x.png")
+    Image.new("RGB", (4, 4), "blue").save(folder / "pictures" / "b" / "y.png")
     assert make(folder).features["image"].present.tolist() == [True, False]
+    assert make(folder).provenance["features"]["image"]["files_of_no_item"] == 1
+    write(folder, items__csv="item,image_file\n1,pictures/x.png\n2,b/y.png\n")
+    assert make(folder).features["image"].present.tolist() == [True, True]
 
 
 def test_what_the_user_says_comes_before_what_is_found(tmp_path):

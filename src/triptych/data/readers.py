@@ -399,8 +399,10 @@ def _sensible(seconds: FloatArray) -> FloatArray:
 
 
 def _seconds(text: str | None) -> float:
+    text = (text or "").removesuffix(" UTC")
     try:
-        moment = datetime.fromisoformat(text or "")
+        day = re.fullmatch(r"(\d{1,2})\.(\d{1,2})\.(\d{4})", text)  # the day comes first where dots part
+        moment = datetime(int(day[3]), int(day[2]), int(day[1])) if day else datetime.fromisoformat(text)
     except ValueError:
         return float("nan")
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

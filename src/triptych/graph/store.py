@@ -12,6 +12,7 @@ from triptych.data.features import ItemFeatures
 from triptych.errors import StorageError
 from triptych.files import hash_arrays, read_arrays, write_arrays
 from triptych.graph.bipartite import Normalisation, bipartite_graph
+from triptych.graph.cooccurrence import cooccurring_users
 from triptych.graph.neighbors import Weighting, item_graph, knn_edges, mix_graphs, modality_shares
 from triptych.graph.sparse import SparseGraph
 
@@ -70,6 +71,17 @@ class GraphStore:
 
         return self._remember(("mixed", *weights.items(), n_neighbors, weighting), build)
 
+    def similar_users(self, n_neighbors: int) -> Edges:
+        """Give each user's K others with the most training items in common; see `cooccurring_users`."""
+        name = hash_arrays(
+            "users", self._user.numpy(), self._item.numpy(), self._n_users, self._n_items, n_neighbors
+        )
+        return self._kept(
+            f"users-{name}",
+            ("row", "col", "count"),
+            lambda: cooccurring_users(self._user, self._item, self._n_users, self._n_items, n_neighbors),
+        )
+
     def _remember(self, key: tuple[object, ...], build: Callable[[], SparseGraph]) -> SparseGraph:
         if key not in self._memo:
             self._memo[key] = build()
@@ -77,16 +89,25 @@ class GraphStore:
 
     def _neighbors(self, modality: str, n_neighbors: int) -> Edges:
         features = self._features[modality]
-        if self._cache_dir is None or features.graph is not None:
+        if features.graph is not None:
             return knn_edges(features, n_neighbors)
         name = hash_arrays("neighbors", features.content_hash, n_neighbors)
-        path = self._cache_dir / f"neighbors-{name}.safetensors"
+        parts = ("row", "col", "cosine")
+        return self._kept(f"neighbors-{name}", parts, lambda: knn_edges(features, n_neighbors))
+
+    def _kept(self, name: str, parts: tuple[str, str, str], build: Callable[[], Edges]) -> Edges:
+        """Read edges from the folder of kept ones, or build them and keep them there."""
+        if self._cache_dir is None:
+            return build()
+        path = self._cache_dir / f"{name}.safetensors"
         if path.is_file():
             try:
                 stored = read_arrays(path)
-                return tuple(torch.from_numpy(stored[part]) for part in ("row", "col", "cosine"))  # type: ignore[return-value]
+                row, col, value = (torch.from_numpy(stored[part]) for part in parts)
             except (StorageError, KeyError):
                 path.unlink()  # a damaged cache entry is built again
-        row, col, cosine = knn_edges(features, n_neighbors)
-        write_arrays(path, {"row": row.numpy(), "col": col.numpy(), "cosine": cosine.numpy()})
-        return row, col, cosine
+            else:
+                return row, col, value
+        edges = build()
+        write_arrays(path, {part: edge.numpy() for part, edge in zip(parts, edges, strict=True)})
+        return edges

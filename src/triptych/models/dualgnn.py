@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from triptych.errors import ConfigError
-from triptych.graph.cooccurrence import cooccurring_users, resampled_graph
+from triptych.graph.cooccurrence import resampled_graph
 from triptych.graph.sparse import SparseGraph, propagate, spmm
 from triptych.losses import bpr_loss
 from triptych.models.base import (
@@ -98,9 +98,7 @@ class DualGNN(Recommender):
         drawn = nn.init.xavier_normal_(torch.empty(inputs.n_users, len(self.nodes)))
         self.weights = nn.Parameter(drawn.softmax(dim=1))  # (U, M), free to become anything
         self.register_graph("adj", inputs.graphs.bipartite("sym"))
-        edges = cooccurring_users(
-            inputs.user, inputs.item, inputs.n_users, inputs.n_items, config.n_neighbors
-        )
+        edges = inputs.graphs.similar_users(config.n_neighbors)
         for name, part in zip(("row", "col", "count"), edges, strict=True):
             self.register_buffer(name, part, persistent=False)
         self._draw_users()

@@ -176,7 +176,7 @@ def _files(data: Dataset, modality: str, folder: Path) -> tuple[list[Path | None
         raise ConfigError(
             f"{folder} is no folder", wanted=f"a folder of {modality} files", fix="Check the path"
         )
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     by_name: dict[str, Path] = {}
     for path in reversed(paths):  # of two that could be meant, the first by name wins
         for name in (path.stem, path.name, item_of_file_name(path.name)):

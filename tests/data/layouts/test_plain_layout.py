@@ -291,5 +291,8 @@ def test_broken_lines_are_counted(tmp_path):
     with pytest.raises(DataError, match=r"sales\.csv: 1 of 4 rows"):
         layout.read_interactions(BadRows())
     (tmp_path / "goods.csv").write_text(GOODS + "M1,again,1\n")
-    with pytest.raises(DataError, match=r"goods\.csv: 2 of 5 rows cannot be used.*repeated item: column 'sku' holds 'M1' in data row 4"):
+    with pytest.raises(
+        DataError,
+        match=r"goods\.csv: 2 of 5 rows cannot be used.*repeated item: column 'sku' holds 'M1' in data row 4",
+    ):
         layout.read_items(ids("M1"), bad)
