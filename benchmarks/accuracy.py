@@ -44,6 +44,21 @@ GRID: Mapping[str, list[dict[str, Any]]] = {
     ],
     "vbpr": [{"reg_weight": w} for w in (2.0, 1.0, 0.1)],
     "freedom": [{"edge_dropout": rho, "feature_loss_weight": w} for rho in (0.8, 0.9) for w in (0.0, 1e-3)],
+    "layergcn": [
+        {"edge_dropout": rho, "reg_weight": w} for rho in (0.0, 0.1, 0.2) for w in (1e-2, 1e-3, 1e-4)
+    ],
+    "ngcf": [{"n_layers": n, "learning_rate": lr} for n in (2, 3) for lr in (5e-4, 1e-4)],
+    "buir": [{"n_layers": n} for n in (2, 3)],
+    "mmgcn": [{"learning_rate": lr} for lr in (1e-4, 1e-3, 5e-3)],
+    "grcn": [{"reg_weight": w, "learning_rate": lr} for w in (1e-2, 1e-3) for lr in (1e-3, 1e-4)],
+    "dualgnn": [{"reg_weight": w, "learning_rate": lr} for w in (0.1, 1e-2) for lr in (1e-3, 1e-4)],
+    "slmrec": [
+        {"learning_rate": lr, "align_weight": a, "align_temperature": t}
+        for lr in (1e-2, 1e-3)
+        for a in (0.01, 0.1)
+        for t in (0.2, 1.0)
+    ],
+    "mmgcl": [{"contrast_weight": w, "temperature": t} for w in (0.1, 0.4) for t in (0.2, 0.5)],
 }
 # MovieLens is small and dense: fewer layers, more regularisation. And what does each modality give?
 MORE: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
@@ -62,6 +77,8 @@ MORE: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
         ],
     }
 }
+FIRST = ["mf-bpr", "lightgcn", "vbpr", "freedom"]
+"""The models of a grid for which none is named; the others take hours."""
 RECIPES: Mapping[str, list[str]] = {
     "baby": ["mf-bpr-baby.toml", "lightgcn-baby.toml", "vbpr-baby.toml", "freedom-baby.toml", "freedom"],
     "movielens": [
@@ -128,7 +145,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     split = load_split(arguments.data)
-    names = arguments.names or (RECIPES[arguments.data] if arguments.stage == "table" else list(GRID))
+    names = arguments.names or (RECIPES[arguments.data] if arguments.stage == "table" else FIRST)
     for recipe, seed in trainings(arguments.stage, arguments.data, names, arguments.seeds):
         model, loop = recipe.configs()
         record = train(model, split, seed=seed, config=loop, device="cpu").record

@@ -219,5 +219,5 @@ def test_item_graphs_alone_are_refused(split: Split):
     n = split.n_items
     graph = ItemGraph.from_edges(np.arange(n), np.arange(n), np.ones(n, dtype=np.float32), n)
     features = {"image": ItemFeatures(present=np.ones(n, dtype=bool), graph=graph)}
-    with pytest.raises(ConfigError, match="item graphs only"):
+    with pytest.raises(ConfigError, match="is given as an item graph only"):
         build(CONFIG, replace(split, data=replace(split.data, features=features)))

@@ -215,10 +215,12 @@ def test_modality_given_as_a_graph_only(split: Split):
     each = np.arange(n)
     graph = ItemGraph.from_edges(each, (each + 1) % n, np.ones(n, dtype=np.float32), n)
     given = ItemFeatures(present=np.ones(n, dtype=bool), graph=graph)
-    with pytest.raises(ConfigError, match="item graphs only"):
+    with pytest.raises(ConfigError, match="is given as an item graph only"):
         build(replace(split, data=replace(split.data, features={"image": given})))
     mixed = replace(split, data=replace(split.data, features={**split.data.features, "image": given}))
-    assert build(mixed).modalities == ("text",)
+    with pytest.raises(ConfigError, match="leave it out of 'modalities'"):
+        build(mixed)
+    assert build(mixed, modalities=("text",)).modalities == ("text",)
 
 
 def test_both_routings_run_in_mixed_precision(split: Split, batch: Triplets):

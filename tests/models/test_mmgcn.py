@@ -210,5 +210,5 @@ def test_item_graphs_alone_are_refused(split: Split):
     n = split.n_items
     graph = ItemGraph.from_edges(np.arange(n), np.arange(n), np.ones(n, dtype=np.float32), n)
     features = ItemFeatures(present=np.ones(n, dtype=bool), graph=graph)
-    with pytest.raises(ConfigError, match="item graphs only"):
+    with pytest.raises(ConfigError, match="is given as an item graph only"):
         build(RAW, with_features(split, image=features))

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from triptych.data.features import ItemFeatures, ItemGraph
+from triptych.errors import ConfigError
 from triptych.nn.content import FeatureBank, Projector
 from triptych.nn.embedding import NodeEmbedding, take_rows
 
@@ -113,11 +114,13 @@ def test_rows_of_items_without_the_modality_are_zero():
     assert bank.present("text", torch.tensor([2, 3, 4])).tolist() == [True, False, True]
 
 
-def test_a_modality_without_dense_rows_is_left_out():
-    bank = FeatureBank(make_features(), ["graph", "text"])
+def test_a_modality_without_dense_rows_is_refused_or_left_out_on_demand():
+    with pytest.raises(ConfigError, match=r"'graph' is given as an item graph only.*'modalities'"):
+        FeatureBank(make_features(), ["text", "graph"])
+    bank = FeatureBank(make_features(), ["graph", "text"], required=False)
     assert bank.dims == {"text": 3}
     assert bank.concatenated().shape == (N_ITEMS, 3)
-    assert FeatureBank(make_features(), ["graph"]).dims == {}
+    assert FeatureBank(make_features(), ["graph"], required=False).dims == {}
 
 
 def test_frozen_features_are_no_part_of_the_state():

@@ -28,7 +28,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from triptych.errors import ConfigError
 from triptych.graph.cooccurrence import resampled_graph
 from triptych.graph.sparse import SparseGraph, propagate, spmm
 from triptych.losses import bpr_loss
@@ -78,12 +77,6 @@ class DualGNN(Recommender):
         super().__init__(config, inputs)
         modalities = inputs.choose_modalities(config.modalities)
         self.features = FeatureBank(inputs.features, modalities)
-        if not self.features.dims:
-            raise ConfigError(
-                "the data set gives its modalities as item graphs only",
-                wanted="dense features for DualGNN",
-                fix="Prepare the data set with a features file, or choose FREEDOM",
-            )
         self.content, self.nodes = nn.ModuleList(), nn.ModuleList()
         for modality, width in self.features.dims.items():
             present = torch.from_numpy(inputs.features[modality].present)

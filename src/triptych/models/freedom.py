@@ -86,7 +86,9 @@ class FREEDOM(Recommender):
         self.train_adj = inputs.graphs.bipartite("sym")  # until the first epoch draws its own
         self.features: FeatureBank | None = None
         if config.feature_loss_weight > 0:
-            self.features = FeatureBank(inputs.features, modalities, trainable=config.train_features)
+            self.features = FeatureBank(
+                inputs.features, modalities, trainable=config.train_features, required=False
+            )
             if not self.features.dims:
                 raise ConfigError(
                     "feature_loss_weight is positive, but the modalities are given as item graphs only",

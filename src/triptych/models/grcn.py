@@ -31,7 +31,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from triptych.errors import ConfigError
 from triptych.graph.sparse import SparseGraph
 from triptych.graph.weighted import edge_dots, segment_softmax, spmm_weighted
 from triptych.losses import bpr_loss
@@ -75,12 +74,6 @@ class GRCN(Recommender):
     def __init__(self, config: GRCNConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
         self.features = FeatureBank(inputs.features, inputs.choose_modalities(config.modalities))
-        if not self.features.dims:
-            raise ConfigError(
-                "the data set gives its modalities as item graphs only",
-                wanted="dense features for GRCN",
-                fix="Prepare the data set with a features file, or choose FREEDOM",
-            )
         self.modalities = tuple(self.features.dims)
         self.project = Projector(self.features.dims, config.embedding_dim)
         self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, config.embedding_dim)
@@ -118,7 +111,7 @@ class GRCN(Recommender):
 
     def _content(self, modality: str, preference: Tensor) -> Tensor:
         """Give the unit vectors of users and items in one modality: (U, D) preferences -> (N, D)."""
-        present = self.features.present(modality, torch.arange(self.n_items, device=preference.device))
+        present = self.features.present(modality)
         hidden = F.leaky_relu(self.project(modality, self.features.rows(modality)))
         items = F.normalize(hidden.to(preference.dtype)) * present[:, None]  # autocast projects in bfloat16
         users = F.normalize(preference)

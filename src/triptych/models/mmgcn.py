@@ -27,7 +27,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from triptych.errors import ConfigError
 from triptych.graph.sparse import SparseGraph, spmm
 from triptych.losses import bpr_loss
 from triptych.models.base import (
@@ -75,12 +74,6 @@ class MMGCN(Recommender):
         super().__init__(config, inputs)
         modalities = inputs.choose_modalities(config.modalities)
         self.features = FeatureBank(inputs.features, modalities)
-        if not self.features.dims:
-            raise ConfigError(
-                "the data set gives its modalities as item graphs only",
-                wanted="dense features for MMGCN",
-                fix="Prepare the data set with a features file, or choose FREEDOM",
-            )
         self.register_graph("adj", inputs.graphs.bipartite("mean"))
         drawn = nn.init.xavier_normal_(torch.empty(inputs.n_users + inputs.n_items, config.embedding_dim))
         if config.train_id:

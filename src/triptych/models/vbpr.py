@@ -12,7 +12,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from triptych.errors import ConfigError
 from triptych.losses import bpr_loss, embedding_norm
 from triptych.models.base import ContentConfig, Losses, ModelInputs, Recommender, Triplets, pair_scores
 from triptych.models.registry import register
@@ -39,12 +38,6 @@ class VBPR(Recommender):
     def __init__(self, config: VBPRConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
         self.features = FeatureBank(inputs.features, inputs.choose_modalities(config.modalities))
-        if not self.features.dims:
-            raise ConfigError(
-                "the data set gives its modalities as item graphs only",
-                wanted="dense features for VBPR",
-                fix="Prepare the data set with a features file, or choose FREEDOM",
-            )
         self.users = nn.Parameter(
             nn.init.xavier_uniform_(torch.empty(inputs.n_users, 2 * config.embedding_dim))
         )

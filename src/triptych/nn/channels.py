@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triptych.data.features import ItemFeatures
-from triptych.errors import ConfigError
 from triptych.nn.content import FeatureBank
 from triptych.nn.embedding import NodeEmbedding
 from triptych.scorer import Embeddings
@@ -50,13 +49,6 @@ class Channels(nn.Module):
         super().__init__()
         self.features = FeatureBank(features, modalities)
         self.modalities = tuple(self.features.dims)
-        without_rows = [modality for modality in modalities if modality not in self.features.dims]
-        if without_rows:
-            raise ConfigError(
-                f"modality '{without_rows[0]}' is given as an item graph only",
-                wanted="dense features of each modality",
-                fix="Prepare the data set with a features file, or leave it out of 'modalities'",
-            )
         self.dim = dim
         self.nodes = NodeEmbedding(n_users, n_items, dim)
         self.maps = nn.ModuleList([xavier_linear(width, dim) for width in self.features.dims.values()])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.data.features import ItemFeatures
+from triptych.errors import ConfigError
 from triptych.nn.embedding import take_rows
 
 
@@ -17,19 +18,35 @@ class FeatureBank(nn.Module):
     Frozen features are no part of a model's state: they come from the data set, which checks them itself.
 
     Args:
-        features: modality -> features; those without dense rows are left out.
+        features: modality -> features.
         modalities: which to take, in this order.
         trainable: hold them as parameters that start from the given values. Costs four times
             their memory in training: values, gradients and two moments.
+        required: refuse modalities that are given as item graphs only, instead of leaving them out.
+
+    Raises:
+        ConfigError: such a modality, where dense rows are required.
     """
 
     def __init__(
-        self, features: Mapping[str, ItemFeatures], modalities: Sequence[str], *, trainable: bool = False
+        self,
+        features: Mapping[str, ItemFeatures],
+        modalities: Sequence[str],
+        *,
+        trainable: bool = False,
+        required: bool = True,
     ) -> None:
         super().__init__()
         self.dims: dict[str, int] = {}
         for modality in modalities:
             values = features[modality].values
+            if values is None and required:
+                raise ConfigError(
+                    f"modality '{modality}' is given as an item graph only",
+                    wanted="dense features of each modality this model uses",
+                    fix="Prepare the data set with a features file, leave it out of 'modalities', "
+                    "or choose FREEDOM",
+                )
             if values is None:
                 continue
             self.dims[modality] = values.shape[1]
@@ -45,9 +62,10 @@ class FeatureBank(nn.Module):
         values: Tensor = getattr(self, _name(modality))
         return values if items is None else take_rows(values, items)
 
-    def present(self, modality: str, items: Tensor) -> Tensor:
-        """Say which of some items have the modality: (n,) bool."""
-        return self.get_buffer(_name(modality) + "_present")[items]
+    def present(self, modality: str, items: Tensor | None = None) -> Tensor:
+        """Say which of some items, or of all, have the modality: (n,) bool."""
+        present = self.get_buffer(_name(modality) + "_present")
+        return present if items is None else present[items]
 
     def concatenated(self, items: Tensor | None = None) -> Tensor:
         """Give the raw rows of all modalities side by side: (n, sum of F)."""
