@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.movielens import prepare_movielens, write_files
-from triptych.data.readers import Columns
+from triptych.data.columns import Columns
 from triptych.data.split import Split, read_label_meaning
 from triptych.preparation import prepare
 from triptych.runs import train

@@ -24,9 +24,10 @@ from benchmarks.data import SEED
 from benchmarks.machine import ROOT, resident_bytes
 from benchmarks.report import Case
 from benchmarks.timing import Timing, interleave, ratio
+from triptych.data.columns import Columns
 from triptych.data.dataset import Dataset
 from triptych.data.interactions import TEST, TRAIN, VALID, k_core
-from triptych.data.readers import Columns, read_interactions
+from triptych.data.readers import read_interactions
 from triptych.data.split import Split
 
 N_ROWS, N_ROWS_LARGE = 1_700_000, 20_000_000

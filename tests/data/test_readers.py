@@ -9,14 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.data import tables
+from triptych.data.columns import Columns
 from triptych.data.filters import Filters
 from triptych.data.interactions import TEST, TRAIN, VALID
-from triptych.data.readers import (
-    Columns,
-    interactions_from_frame,
-    read_interactions,
-    read_item_table,
-)
+from triptych.data.readers import interactions_from_frame, read_interactions, read_item_table
 from triptych.data.tables import read_table
 from triptych.errors import ConfigError, DataError, TriptychError
 

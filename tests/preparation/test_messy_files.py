@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from triptych.data.columns import Columns
 from triptych.data.filters import Filters
-from triptych.data.readers import Columns
 from triptych.errors import ConfigError, DataError, TriptychError
 from triptych.preparation import prepare
 

@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from triptych.data.columns import Columns
 from triptych.data.dataset import Dataset
 from triptych.data.demo import build_shop
 from triptych.data.filters import Filters
-from triptych.data.readers import Columns
 from triptych.data.split import Split, read_label_meaning
 from triptych.errors import ConfigError, ShapeError, TriptychError
 from triptych.files import sha256

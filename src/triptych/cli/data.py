@@ -140,8 +140,8 @@ def prepare(
 ) -> None:
     """Read interactions and item content, filter, encode, check, and write a data set folder."""
     from triptych.cli.progress import EncodingProgress
+    from triptych.data.columns import Columns
     from triptych.data.dataset import MANIFEST
-    from triptych.data.readers import Columns
     from triptych.data.split import read_label_meaning
     from triptych.files import check_new_folder
     from triptych.preparation import prepare as prepare_dataset
@@ -321,7 +321,8 @@ def _filters(
     core: int | None,
     duplicates: str = "first",
 ) -> Filters:
-    from triptych.data.filters import Filters, read_moment
+    from triptych.data.filters import Filters
+    from triptych.data.values import read_moment
 
     return Filters(
         min_rating=min_rating,

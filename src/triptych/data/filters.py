@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -150,39 +148,6 @@ def filter_dataset(data: Dataset, filters: Filters) -> Dataset:
         )
     interactions, more = filter_pairs(filters, interactions.take(keep))
     return data.with_interactions(interactions).with_steps([*steps, *more])
-
-
-def read_moment(text: str) -> float:
-    """Read a year, a date or a time (ISO 8601, UTC unless it says otherwise), or a plain number, as a time.
-
-    Numbers that are as large as milli-, micro- or nanoseconds since 1970 are brought to seconds.
-
-    Raises:
-        ConfigError: it is none of these.
-    """
-    if re.fullmatch("(19|20)[0-9]{2}", text):
-        text += "-01-01"
-    try:
-        return float(to_seconds(np.array([float(text)]))[0])
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(
-            f"the time {text!r}",
-            wanted="a date, a date with a time, or seconds since 1970",
-            fix="Write for example 2014-07-01",
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def to_seconds(numbers: FloatArray) -> FloatArray:
-    """Bring numbers to seconds, each from the unit since 1970 that its size speaks for."""
-    milli, micro, nano = 1e11, 1e14, 1e17  # from here on; in seconds, 1e11 is the year 5138
-    unit = np.select([numbers < milli, numbers < micro, numbers < nano], [1.0, 1e3, 1e6], 1e9)
-    seconds: FloatArray = numbers / unit
-    return seconds
 
 
 def _required(column: FloatArray | None, what: str, name: str) -> FloatArray:

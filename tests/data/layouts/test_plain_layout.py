@@ -5,10 +5,11 @@ import polars as pl
 import pytest
 
 from triptych.data.bad_rows import BadRows
+from triptych.data.columns import Columns
 from triptych.data.interactions import TEST, TRAIN, IdMap
 from triptych.data.layouts import LAYOUTS, Hints, find_layout
 from triptych.data.layouts.plain import Tables
-from triptych.data.readers import Columns, interactions_from_frame
+from triptych.data.readers import interactions_from_frame
 from triptych.errors import DataError, ShapeError
 
 SALES = "customer_id,sku,stars,date,split\nann,M1,5,2024-01-01,train\nann,M2,4,2024-01-02,test\nbob,M1,3,2024-01-03,train\n"

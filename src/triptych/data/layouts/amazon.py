@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Self
 import polars as pl
 
 from triptych.data.bad_rows import SHOWN, BadRows
+from triptych.data.columns import Columns
 from triptych.data.features import ItemFeatures
 from triptych.data.interactions import IdMap
 from triptych.data.layouts.amazon_images import read_image_features
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.python_literals import parse_record
 from triptych.data.lines import open_bytes, read_chunks, read_json_lines, read_lines
-from triptych.data.readers import Columns
 from triptych.data.split import PARTS
 from triptych.errors import DataError
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 import polars as pl
 
 from triptych.data.bad_rows import BadRows
+from triptych.data.columns import Columns
 from triptych.data.features import ItemFeatures
 from triptych.data.interactions import IdMap
-from triptych.data.readers import Columns
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 
 from triptych.data.bad_rows import BadRows
+from triptych.data.columns import Columns
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures
 from triptych.data.interactions import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.plain import usual_columns
 from triptych.data.lines import open_bytes
-from triptych.data.readers import Columns
 from triptych.data.tables import existing_file, read_table
 from triptych.errors import DataError
 

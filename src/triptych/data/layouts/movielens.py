@@ -12,10 +12,10 @@ from typing import ClassVar
 import polars as pl
 
 from triptych.data.bad_rows import SHOWN, BadRows
+from triptych.data.columns import Columns
 from triptych.data.interactions import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.lines import Chunk, open_bytes, read_chunks, read_lines
-from triptych.data.readers import Columns
 from triptych.errors import DataError
 
 Schema = Mapping[str, type[pl.DataType]]

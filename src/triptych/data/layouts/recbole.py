@@ -11,12 +11,13 @@ import numpy as np
 import polars as pl
 
 from triptych.data.bad_rows import BadRows
+from triptych.data.columns import Columns
 from triptych.data.features import ItemFeatures
 from triptych.data.interactions import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.mmrec import FEATURES, choose, header, is_typed
 from triptych.data.layouts.plain import usual_columns
-from triptych.data.readers import Columns, distinct_ids, read_item_table
+from triptych.data.readers import distinct_ids, read_item_table
 from triptych.data.split import PARTS
 from triptych.data.tables import existing_file, naming, read_table
 from triptych.errors import DataError, ShapeError

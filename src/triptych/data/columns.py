@@ -1,0 +1,117 @@
+"""Which column of a table means what: said by the user, or seen by its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from triptych.errors import DataError, nearest
+
+# Well-known names, the clear ones first: the others only count where there is none of these.
+_USER_NAMES = (
+    {"user", "userid", "uid", "reviewerid", "customerid", "visitorid", "memberid"},
+    {"customer", "visitor", "member", "reviewer", "client", "buyer", "account", "person"},
+)
+_ITEM_NAMES = (
+    {"item", "itemid", "iid", "asin", "parentasin", "productid", "movieid", "videoid", "trackid", "bookid"},
+    {"sku", "product", "article", "movie", "video", "track", "song", "book"},
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a table means what.
+
+    Args:
+        user: raw user ids; None for the one column with a well-known name, such as `user_id`.
+        item: raw item ids; None as for `user`.
+        rating: ratings; None to read none (a `.inter` file's `rating` is read all the same).
+        timestamp: times; None to read none (or a `.inter` file's `timestamp`).
+        label: parts of a given split; None to read none (or a `.inter` file's `x_label`).
+    """
+
+    user: str | None = None
+    item: str | None = None
+    rating: str | None = None
+    timestamp: str | None = None
+    label: str | None = None
+
+
+def resolve_columns(frame: pl.DataFrame, columns: Columns, path: str | Path = "") -> Columns:
+    """Fill in the columns left open, and check that all exist.
+
+    Args:
+        frame: the table.
+        columns: what is known.
+        path: where the table is from; a `.inter` file's well-known columns are read unasked.
+
+    Raises:
+        DataError: a column is missing, or nothing or too much could be the user or item column.
+    """
+    if Path(path).suffix.lower() == ".inter":
+        usual = {"rating": "rating", "timestamp": "timestamp", "label": "x_label"}
+        new = {
+            role: name for role, name in usual.items() if name in frame.columns and not getattr(columns, role)
+        }
+        columns = replace(columns, **new)
+    for role in ("rating", "timestamp", "label"):
+        if (name := getattr(columns, role)) is not None:
+            existing_column(frame, name, f"--{role}")
+    user = _guess(frame, _USER_NAMES, "--user") if columns.user is None else columns.user
+    return replace(
+        columns, user=existing_column(frame, user, "--user"), item=item_column(frame, columns.item)
+    )
+
+
+def item_column(frame: pl.DataFrame, item: str | None = None, like: str | None = None) -> str:
+    """Name the column of item ids: `item` if given, else `like` if it is there, else the well-known one.
+
+    Raises:
+        DataError: it is missing, or nothing or too much could be it.
+    """
+    if item is None and like is not None:  # a table of items, where "id" can mean one thing only
+        item = like if like in frame.columns else _guess(frame, (*_ITEM_NAMES, {"id"}), "--item")
+    return existing_column(frame, item or _guess(frame, _ITEM_NAMES, "--item"), "--item")
+
+
+def plain_name(column: str) -> str:
+    """Spell the name of a column as well-known names are: lower case, letters and digits only."""
+    return re.sub(r"[^a-z0-9]", "", column.lower())
+
+
+def existing_column(frame: pl.DataFrame, name: str, flag: str) -> str:
+    """Check that a table has a column.
+
+    Args:
+        frame: the table.
+        name: the column.
+        flag: the option that names it, for messages.
+
+    Raises:
+        DataError: it has none of this name.
+    """
+    if name not in frame.columns:
+        raise DataError(
+            f"there is no column '{name}' ({flag})",
+            wanted="one of " + ", ".join(frame.columns),
+            fix=nearest(name, frame.columns),
+        )
+    return name
+
+
+def _guess(frame: pl.DataFrame, well_known: Iterable[Collection[str]], flag: str) -> str:
+    found: list[str] = []
+    for names in well_known:
+        found = found or [name for name in frame.columns if plain_name(name) in names]
+    if len(found) != 1:
+        what = "more than one column could be meant" if found else "no column has a well-known name"
+        raise DataError(
+            f"{what} for {flag}: the columns are {', '.join(frame.columns)}",
+            wanted=f"one {flag.removeprefix('--')} id column",
+            fix=f"Name it with {flag} COLUMN",
+        )
+    return found[0]
