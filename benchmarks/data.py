@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import ROOT
+from triptych.data.arrays import IntArray
 from triptych.data.columns import Columns
 from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT, TEST, TRAIN, VALID, IntArray, Interactions
+from triptych.data.interactions import LEFT_OUT, TEST, TRAIN, VALID, Interactions
 from triptych.data.split import Split
 from triptych.preparation import prepare
 

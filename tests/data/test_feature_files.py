@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from triptych.data.feature_files import read_features
-from triptych.data.interactions import IdMap
+from triptych.data.ids import IdMap
 from triptych.errors import ConfigError, DataError, ShapeError, TriptychError
 
 NUMBERS = IdMap(np.array([0, 1, 3]), "item")  # item 2 was never interacted with

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.data.interactions import IdMap, Interactions, k_core, row_offsets
+from triptych.data.ids import IdMap
+from triptych.data.interactions import Interactions, k_core, row_offsets
 from triptych.errors import DataError, ShapeError, UnknownIdError
 
 small_pairs = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=60)

@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from triptych.data.features import ItemFeatures, check_modality
-from triptych.data.ids import id_array
-from triptych.data.interactions import IdMap, Interactions, k_core
+from triptych.data.ids import IdMap, id_array
+from triptych.data.interactions import Interactions, k_core
 from triptych.data.pictures import Thumbnails
 from triptych.errors import ShapeError
 from triptych.files import (

@@ -17,10 +17,11 @@ import numpy as np
 import polars as pl
 from numpy.random import Generator
 
+from triptych.data.arrays import BoolArray, FloatArray, IntArray
 from triptych.data.dataset import Dataset
 from triptych.data.descriptors import describe_pictures, describe_texts
 from triptych.data.features import ItemFeatures, Matrix
-from triptych.data.interactions import BoolArray, FloatArray, IntArray, Interactions
+from triptych.data.interactions import Interactions
 from triptych.errors import ConfigError
 from triptych.files import new_folder
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from triptych.data.arrays import BoolArray, FloatArray, IntArray
 from triptych.data.features import Matrix
-from triptych.data.interactions import BoolArray, FloatArray, IntArray
 from triptych.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

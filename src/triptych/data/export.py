@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from triptych.data.arrays import LabelArray
 from triptych.data.dataset import Dataset
 from triptych.data.features import Matrix
-from triptych.data.interactions import LEFT_OUT, IdMap, LabelArray
+from triptych.data.ids import IdMap
+from triptych.data.interactions import LEFT_OUT
 from triptych.data.layouts.mmrec import FEATURES, ITEM, LABEL, MAPPING, MODALITY, RAW
 from triptych.data.split import PARTS, Split
 from triptych.errors import ConfigError, DataError

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from triptych.data.arrays import BoolArray, IntArray, RawId
 from triptych.data.columns import item_column
 from triptych.data.features import ItemFeatures, ItemGraph, check_modality, combine
-from triptych.data.interactions import BoolArray, IdMap, IntArray, RawId
+from triptych.data.ids import IdMap
 from triptych.data.readers import distinct_ids
 from triptych.data.tables import existing_file, naming, read_table
 from triptych.errors import DataError, ShapeError

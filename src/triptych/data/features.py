@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from triptych.data.interactions import BoolArray, IntArray, row_offsets
+from triptych.data.arrays import BoolArray, IntArray
+from triptych.data.interactions import row_offsets
 from triptych.errors import ConfigError, DataError, ShapeError
 from triptych.files import Arrays, hash_arrays
 

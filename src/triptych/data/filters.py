@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from triptych.data.arrays import BoolArray, FloatArray, IntArray
 from triptych.data.dataset import Dataset
-from triptych.data.interactions import BoolArray, Duplicates, FloatArray, IntArray, Interactions, k_core
+from triptych.data.interactions import Duplicates, Interactions, k_core
 from triptych.errors import ConfigError, DataError
 
 Step = dict[str, Any]

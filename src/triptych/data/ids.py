@@ -1,16 +1,74 @@
-"""Columns of raw ids -> sorted distinct ids and the index of each row's."""
+"""Raw ids and their indices: `IdMap`, and columns of ids -> distinct ids and the index of each row."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from triptych.data.interactions import BoolArray, IntArray
-from triptych.errors import DataError
+from triptych.data.arrays import BoolArray, IntArray, RawId
+from triptych.errors import DataError, UnknownIdError, nearest
 
 RawIds = np.ndarray[Any, Any]
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
+@dataclass(frozen=True, eq=False)
+class IdMap:
+    """Raw ids and their indices: `ids[index]` is the raw id, and ids are sorted and distinct.
+
+    Args:
+        ids: (n,) int64 or str, ascending, without repetition.
+        kind: "user" or "item", for messages.
+    """
+
+    ids: np.ndarray[Any, Any]
+    kind: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def _index(self) -> dict[RawId, int]:
+        return {raw: index for index, raw in enumerate(self.ids.tolist())}
+
+    def index(self, raw_ids: Iterable[RawId]) -> IntArray:
+        """Look up the indices of raw ids; where ids are integers, "12" finds 12.
+
+        Raises:
+            UnknownIdError: an id is not in the map; the message names the first such id.
+        """
+        return np.array([self._index_of(raw) for raw in raw_ids], dtype=np.int64)
+
+    def find(self, raw_ids: Iterable[RawId]) -> IntArray:
+        """Look up raw ids as `index` does, but give -1 for those that are not in the map."""
+        return np.array([self._index.get(self._key(raw), -1) for raw in raw_ids], dtype=np.int64)
+
+    def _key(self, raw: RawId) -> RawId:
+        """Spell an id as the map does; "007" is no way to write 7."""
+        if not np.issubdtype(self.ids.dtype, np.integer):
+            return str(raw)
+        return int(raw) if isinstance(raw, str) and _INTEGER.fullmatch(raw.strip()) else raw
+
+    def _index_of(self, raw: RawId) -> int:
+        found = self._index.get(self._key(raw))
+        if found is None:
+            known = [str(known) for known in self.ids.tolist()]
+            raise UnknownIdError(
+                f"{self.kind} id {raw!r} is not in the data set",
+                wanted=f"one of its {len(self):,} {self.kind} ids, such as {known[0]!r}",
+                fix=nearest(str(raw), known),
+            )
+        return found
+
+    def take(self, keep: IntArray | BoolArray) -> IdMap:
+        """Keep the ids at ascending indices, or where a mask is true."""
+        return IdMap(self.ids[keep], self.kind)
 
 
 def index_ids(column: pl.Series) -> tuple[RawIds, IntArray]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -11,76 +9,17 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import polars as pl
 
-from triptych.errors import ConfigError, DataError, ShapeError, UnknownIdError, nearest
+from triptych.data.arrays import BoolArray, FloatArray, IntArray, LabelArray
+from triptych.data.ids import IdMap
+from triptych.errors import ConfigError, DataError, ShapeError
 from triptych.files import hash_arrays
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
-FloatArray = np.ndarray[Any, np.dtype[np.float64]]
-BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
-LabelArray = np.ndarray[Any, np.dtype[np.int8]]
-
-RawId = str | int
 Duplicates = Literal["first", "last", "highest"]
 """Which row of a repeated pair is kept."""
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
-
 TRAIN, VALID, TEST, LEFT_OUT = 0, 1, 2, -1
 """The parts of a split, as an int8 label on each interaction."""
-
-
-@dataclass(frozen=True, eq=False)
-class IdMap:
-    """Raw ids and their indices: `ids[index]` is the raw id, and ids are sorted and distinct.
-
-    Args:
-        ids: (n,) int64 or str, ascending, without repetition.
-        kind: "user" or "item", for messages.
-    """
-
-    ids: np.ndarray[Any, Any]
-    kind: str
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @cached_property
-    def _index(self) -> dict[RawId, int]:
-        return {raw: index for index, raw in enumerate(self.ids.tolist())}
-
-    def index(self, raw_ids: Iterable[RawId]) -> IntArray:
-        """Look up the indices of raw ids; where ids are integers, "12" finds 12.
-
-        Raises:
-            UnknownIdError: an id is not in the map; the message names the first such id.
-        """
-        return np.array([self._index_of(raw) for raw in raw_ids], dtype=np.int64)
-
-    def find(self, raw_ids: Iterable[RawId]) -> IntArray:
-        """Look up raw ids as `index` does, but give -1 for those that are not in the map."""
-        return np.array([self._index.get(self._key(raw), -1) for raw in raw_ids], dtype=np.int64)
-
-    def _key(self, raw: RawId) -> RawId:
-        """Spell an id as the map does; "007" is no way to write 7."""
-        if not np.issubdtype(self.ids.dtype, np.integer):
-            return str(raw)
-        return int(raw) if isinstance(raw, str) and _INTEGER.fullmatch(raw.strip()) else raw
-
-    def _index_of(self, raw: RawId) -> int:
-        found = self._index.get(self._key(raw))
-        if found is None:
-            known = [str(known) for known in self.ids.tolist()]
-            raise UnknownIdError(
-                f"{self.kind} id {raw!r} is not in the data set",
-                wanted=f"one of its {len(self):,} {self.kind} ids, such as {known[0]!r}",
-                fix=nearest(str(raw), known),
-            )
-        return found
-
-    def take(self, keep: IntArray | BoolArray) -> IdMap:
-        """Keep the ids at ascending indices, or where a mask is true."""
-        return IdMap(self.ids[keep], self.kind)
 
 
 @dataclass(frozen=True, eq=False)

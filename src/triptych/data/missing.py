@@ -8,8 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 import scipy.sparse
 
+from triptych.data.arrays import BoolArray
 from triptych.data.features import ItemFeatures, Matrix
-from triptych.data.interactions import BoolArray
 from triptych.data.split import Split
 from triptych.errors import ConfigError, nearest
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from triptych.data.interactions import IntArray
+from triptych.data.arrays import IntArray
 from triptych.errors import DataError
 from triptych.files import Arrays
 

@@ -9,15 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from triptych.data.arrays import BoolArray
 from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.data.columns import Columns, existing_column, item_column, plain_name, resolve_columns
 from triptych.data.filters import Filters, Step, filter_rows
-from triptych.data.ids import id_array, index_ids
-from triptych.data.interactions import (
-    BoolArray,
-    IdMap,
-    Interactions,
-)
+from triptych.data.ids import IdMap, id_array, index_ids
+from triptych.data.interactions import Interactions
 from triptych.data.tables import naming, read_table
 from triptych.data.texts import as_text
 from triptych.data.values import NO_VALUE, read_labels, read_numbers, read_times

@@ -9,19 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from triptych.data.arrays import FloatArray, IntArray, LabelArray
 from triptych.data.dataset import Dataset
-from triptych.data.interactions import (
-    LEFT_OUT,
-    TEST,
-    TRAIN,
-    VALID,
-    FloatArray,
-    IntArray,
-    Interactions,
-    LabelArray,
-    row_offsets,
-    stable_order,
-)
+from triptych.data.interactions import LEFT_OUT, TEST, TRAIN, VALID, Interactions, row_offsets, stable_order
 from triptych.errors import ConfigError, DataError
 from triptych.files import hash_arrays
 

@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from triptych.data.arrays import BoolArray, FloatArray, IntArray
 from triptych.data.features import ItemFeatures, Matrix
-from triptych.data.interactions import (
-    LEFT_OUT,
-    TEST,
-    TRAIN,
-    VALID,
-    BoolArray,
-    FloatArray,
-    IntArray,
-    Interactions,
-    row_offsets,
-)
+from triptych.data.interactions import LEFT_OUT, TEST, TRAIN, VALID, Interactions, row_offsets
 
 if TYPE_CHECKING:
     from triptych.data.dataset import Dataset

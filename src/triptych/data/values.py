@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
-from triptych.data.interactions import TEST, TRAIN, VALID, FloatArray, LabelArray
+from triptych.data.arrays import FloatArray, LabelArray
+from triptych.data.interactions import TEST, TRAIN, VALID
 from triptych.errors import ConfigError, DataError
 
 LABEL_MEANING: Mapping[str, int] = {

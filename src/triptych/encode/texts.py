@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from triptych.data.arrays import BoolArray
 from triptych.data.descriptors import describe_texts
 from triptych.data.features import Matrix
-from triptych.data.interactions import BoolArray
 from triptych.encode.encoder import CorpusEncoder, Encoder, EncoderSpec, Options, require, versions
 from triptych.encode.models import ModelFolder, find_dtype, find_model, loading, model_spec
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.data.interactions import IntArray, row_offsets
+from triptych.data.arrays import IntArray
+from triptych.data.interactions import row_offsets
 from triptych.data.split import Pairs, PartName, Split
 from triptych.errors import ConfigError, DataError, TrainingError
 from triptych.evaluation.metrics import PerUser, per_user

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.data.interactions import IntArray
+from triptych.data.arrays import IntArray
 from triptych.graph.sparse import SparseGraph
 
 _BLOCK_PRODUCTS = 1 << 23

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from triptych.data.arrays import RawId
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import Columns
 from triptych.data.dataset import Dataset
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures, check_modality, combine
 from triptych.data.filters import Filters, filter_pairs
-from triptych.data.interactions import IdMap, RawId
+from triptych.data.ids import IdMap
 from triptych.data.layouts import Hints, Layout, find_layout
 from triptych.data.readers import interactions_from_frame, read_item_table
 from triptych.data.split import PARTS

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from triptych.data.arrays import IntArray, RawId
 from triptych.data.dataset import Dataset
-from triptych.data.interactions import IntArray, RawId
 from triptych.data.split import Pairs, PartName, Split
 from triptych.evaluation.ranking import (
     BLOCK_SIZE,

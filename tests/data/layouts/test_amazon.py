@@ -10,7 +10,8 @@ import pytest
 from triptych.data import lines
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import Columns
-from triptych.data.interactions import TEST, TRAIN, VALID, IdMap
+from triptych.data.ids import IdMap
+from triptych.data.interactions import TEST, TRAIN, VALID
 from triptych.data.layouts import amazon
 from triptych.data.layouts.amazon import Amazon2014, Amazon2018, Amazon2023, describe
 from triptych.data.readers import interactions_from_frame

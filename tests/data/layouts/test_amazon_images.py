@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from triptych.data.interactions import IdMap
+from triptych.data.ids import IdMap
 from triptych.data.layouts import amazon_images
 from triptych.data.layouts.amazon_images import DIM, RECORD, read_image_features
 from triptych.errors import DataError

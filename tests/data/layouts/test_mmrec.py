@@ -3,7 +3,8 @@ import polars as pl
 import pytest
 
 from triptych.data.bad_rows import BadRows
-from triptych.data.interactions import TEST, TRAIN, VALID, IdMap
+from triptych.data.ids import IdMap
+from triptych.data.interactions import TEST, TRAIN, VALID
 from triptych.data.layouts.mmrec import MMRec
 from triptych.data.readers import interactions_from_frame
 from triptych.errors import DataError, ShapeError

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from triptych.data.bad_rows import BadRows
-from triptych.data.interactions import IdMap
+from triptych.data.ids import IdMap
 from triptych.data.layouts import movielens
 from triptych.data.layouts.movielens import MovieLens
 from triptych.data.readers import interactions_from_frame

@@ -6,7 +6,8 @@ import pytest
 
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import Columns
-from triptych.data.interactions import TEST, TRAIN, IdMap
+from triptych.data.ids import IdMap
+from triptych.data.interactions import TEST, TRAIN
 from triptych.data.layouts import LAYOUTS, Hints, find_layout
 from triptych.data.layouts.plain import Tables
 from triptych.data.readers import interactions_from_frame

@@ -20,7 +20,7 @@ import polars as pl
 from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.data.columns import Columns
 from triptych.data.features import ItemFeatures
-from triptych.data.interactions import IdMap
+from triptych.data.ids import IdMap
 from triptych.data.layouts.amazon_images import read_image_features
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.python_literals import parse_record

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from triptych.data.features import ItemFeatures
-from triptych.data.interactions import IdMap
+from triptych.data.ids import IdMap
 from triptych.data.lines import open_bytes
 from triptych.errors import DataError
 

@@ -13,7 +13,7 @@ import polars as pl
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import Columns
 from triptych.data.features import ItemFeatures
-from triptych.data.interactions import IdMap
+from triptych.data.ids import IdMap
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.data.columns import Columns
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures
-from triptych.data.interactions import IdMap
+from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.plain import usual_columns
 from triptych.data.lines import read_lines

@@ -13,7 +13,7 @@ import polars as pl
 
 from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.data.columns import Columns
-from triptych.data.interactions import IdMap
+from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.lines import Chunk, open_bytes, read_chunks, read_lines
 from triptych.errors import DataError

@@ -14,7 +14,7 @@ from triptych.data.bad_rows import BadRows
 from triptych.data.columns import Columns, item_column, plain_name, resolve_columns
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures
-from triptych.data.interactions import IdMap
+from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Hints, Layout
 from triptych.data.readers import read_item_table
 from triptych.data.tables import is_table, naming, read_header, read_table

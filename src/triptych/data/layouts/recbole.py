@@ -13,7 +13,7 @@ import polars as pl
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import Columns
 from triptych.data.features import ItemFeatures
-from triptych.data.interactions import IdMap
+from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.mmrec import FEATURES, choose, header, is_typed
 from triptych.data.layouts.plain import usual_columns
