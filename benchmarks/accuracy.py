@@ -77,6 +77,7 @@ MORE: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
         ],
     }
 }
+AMAZON = ("baby", "sports", "clothing")
 FIRST = ["mf-bpr", "lightgcn", "vbpr", "freedom"]
 """The models of a grid for which none is named; the others take hours."""
 RECIPES: Mapping[str, list[str]] = {
@@ -88,6 +89,8 @@ RECIPES: Mapping[str, list[str]] = {
         "freedom-movielens.toml",
         "freedom",
     ],
+    "sports": ["lightgcn"],
+    "clothing": ["lightgcn"],
     "tiktok": ["vbpr-tiktok.toml", "freedom-tiktok.toml"],
 }
 
@@ -98,14 +101,15 @@ def load_split(name: str) -> Split:
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder))
             return Split.by_ratio(prepare_movielens(Path(folder)))
-    if name == "baby":
-        folder = DATA / "amazon-baby"
+    if name in AMAZON:
+        folder = DATA / f"amazon-{name}"
         # The published valid and test labels have each other's sizes; swapping them gives MMRec's.
         meaning = read_label_meaning("0=train,2=valid,1=test")
         files = [
             (m, folder / f"{m}_{kind}")
             for m in ("image", "text")
             for kind in ("knn10.npz", "feat_derived.npy")
+            if (folder / f"{m}_{kind}").is_file()  # Clothing has none
         ]
     else:
         folder = DATA / "tiktok"
