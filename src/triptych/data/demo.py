@@ -22,6 +22,7 @@ from triptych.data.dataset import Dataset
 from triptych.data.descriptors import describe_pictures, describe_texts
 from triptych.data.features import ItemFeatures, Matrix
 from triptych.data.interactions import Interactions
+from triptych.data.pictures import Thumbnails
 from triptych.errors import ConfigError
 from triptych.files import new_folder
 
@@ -153,16 +154,16 @@ class DemoShop:
 
     def dataset(self) -> Dataset:
         """Put together interactions, item table and the features of pictures and texts."""
-        pictures = describe_pictures([self.picture(item) for item in range(len(self.attributes))])
+        pictures = [self.picture(item) for item in range(len(self.attributes))]
         table = self.item_table
         texts = (table["title"] + " " + table["description"]).to_list()  # null where there is no description
-        described = {"image": pictures, "text": describe_texts(texts, seed=self.seed)}
+        described = {"image": describe_pictures(pictures), "text": describe_texts(texts, seed=self.seed)}
         features = {
             name: ItemFeatures.dense(values, present, f"built-in shop, noise {self.noise[name]:g}")
             for name, (values, present) in described.items()
         }
         provenance = {"kind": "demo", "seed": self.seed, "noise": dict(self.noise)}
-        return Dataset("demo", self.interactions, table, features, provenance)
+        return Dataset("demo", self.interactions, table, features, provenance, Thumbnails.of(pictures))
 
 
 def build_shop(
