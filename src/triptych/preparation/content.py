@@ -184,10 +184,10 @@ def _files(data: Dataset, modality: str, folder: Path) -> tuple[list[Path | None
                 by_name[name] = path
     column = f"{modality}_file"
     if column in data.item_table.columns:
-        names = [None if name is None else str(name) for name in data.item_table[column]]
+        names = [None if name is None else Path(str(name)).name for name in data.item_table[column]]
     else:
         names = [str(raw) for raw in data.items.ids.tolist()]
-    found = [None if name is None else by_name.get(name) or by_name.get(Path(name).name) for name in names]
+    found = [None if name is None else by_name.get(name) for name in names]
     used = {path for path in found if path is not None}
     return found, {"files": len(paths), "files_of_no_item": len(paths) - len(used)}
 

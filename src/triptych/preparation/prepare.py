@@ -18,7 +18,7 @@ from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures, check_modality, combine
 from triptych.data.filters import Filters, filter_pairs
 from triptych.data.ids import IdMap
-from triptych.data.layouts import Hints, Layout, find_layout
+from triptych.data.layouts import MEDIA_ROLES, Hints, Layout, find_layout
 from triptych.data.readers import interactions_from_frame, read_item_table
 from triptych.data.split import PARTS
 from triptych.data.tables import naming
@@ -84,8 +84,7 @@ def prepare(
     for modality in [*(modality for modality, _ in features), *(media or {})]:
         check_modality(modality)
     bad = BadRows(max_bad)
-    roles = {"image": "pictures", "audio": "sounds"}
-    given = {roles[modality] for modality in media or {} if modality in roles}
+    given = {MEDIA_ROLES[modality] for modality in media or {} if modality in MEDIA_ROLES}
     if items_file is not None:
         given.add("items")
     hints = Hints(columns or Columns(), item_column, title_column, encoding, frozenset(given))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from triptych.data.dataset import MANIFEST
 from triptych.data.layouts.amazon import Amazon2014, Amazon2018, Amazon2023
-from triptych.data.layouts.base import Hints, Layout
+from triptych.data.layouts.base import MEDIA_ROLES, Hints, Layout
 from triptych.data.layouts.microlens import MicroLens
 from triptych.data.layouts.mmrec import MMRec
 from triptych.data.layouts.movielens import MovieLens
@@ -15,7 +15,7 @@ from triptych.data.layouts.plain import Tables
 from triptych.data.layouts.recbole import RecBole
 from triptych.errors import ConfigError, DataError, nearest
 
-__all__ = ["LAYOUTS", "Hints", "Layout", "find_layout"]
+__all__ = ["LAYOUTS", "MEDIA_ROLES", "Hints", "Layout", "find_layout"]
 
 LAYOUTS: tuple[type[Layout], ...] = (
     MMRec, RecBole, Amazon2014, Amazon2018, Amazon2023, MovieLens, MicroLens, Tables,

@@ -15,6 +15,9 @@ from triptych.data.columns import Columns
 from triptych.data.features import ItemFeatures
 from triptych.data.ids import IdMap
 
+MEDIA_ROLES: Mapping[str, str] = {"image": "pictures", "audio": "sounds"}
+"""Modality -> the role of the folder that holds a file of it for each item."""
+
 
 @dataclass(frozen=True)
 class Hints:

@@ -15,7 +15,7 @@ from triptych.data.columns import Columns, item_column, plain_name, resolve_colu
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures
 from triptych.data.ids import IdMap
-from triptych.data.layouts.base import Hints, Layout
+from triptych.data.layouts.base import MEDIA_ROLES, Hints, Layout
 from triptych.data.readers import read_item_table
 from triptych.data.tables import is_table, naming, read_header, read_table
 from triptych.errors import DataError
@@ -30,7 +30,6 @@ WELL_KNOWN: Mapping[str, Sequence[str]] = {
 _MODALITIES = ("image", "text", "audio")
 _FEATURE_SUFFIXES = (".npy", ".safetensors", ".npz", ".parquet")
 _ANY_FEATURES = "_feat.npy"
-_MEDIA = {"image": "pictures", "audio": "sounds"}
 _MEDIA_SUFFIXES = {
     "pictures": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"),
     "sounds": (".wav", ".flac", ".ogg", ".mp3", ".m4a"),
@@ -128,7 +127,7 @@ class Tables(Layout):
     @property
     def media(self) -> Mapping[str, Path]:
         """The folders of pictures and of sounds."""
-        return {modality: self.files[role] for modality, role in _MEDIA.items() if role in self.files}
+        return {modality: self.files[role] for modality, role in MEDIA_ROLES.items() if role in self.files}
 
     def _item_table(self, bad: BadRows) -> pl.DataFrame:
         return read_item_table(
