@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from triptych.data import pictures
+from triptych.data.content import ContentError
 from triptych.data.descriptors import describe_picture
-from triptych.data.pictures import ContentError, Thumbnails, on_white, open_picture
+from triptych.data.pictures import Thumbnails, on_white, open_picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "PPM"]

@@ -42,6 +42,9 @@ FORMATS = {
     "quoted.csv": lambda path: path.write_text(text(",").replace("user_id", '"user_id"')),
     "brackets[1].csv": lambda path: path.write_text(text(",")),
     "a.csv.gz": lambda path: path.write_bytes(gzip.compress(text(",").encode())),
+    "a.csv.zst": lambda path: table().write_csv(path, compression="zstd"),
+    "a.jsonl.zst": lambda path: table().write_ndjson(path, compression="zstd"),
+    "a.jsonl.gz": lambda path: path.write_bytes(gzip.compress(table().write_ndjson().encode())),
     "a.tsv": lambda path: path.write_text(text("\t")),
     "a.inter": lambda path: path.write_text(text("\t")),
     "typed.inter": lambda path: path.write_text(

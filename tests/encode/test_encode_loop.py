@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from triptych.data.content import ContentError
 from triptych.data.descriptors import PICTURE_DIM, describe_picture, describe_texts
-from triptych.data.pictures import ContentError, open_picture
+from triptych.data.pictures import open_picture
 from triptych.encode import cache as cache_module
 from triptych.encode.cache import Cache, Row
 from triptych.encode.encoder import Encoder, EncoderSpec

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from triptych.data.pictures import ContentError, on_white, open_picture
+from triptych.data.content import ContentError
+from triptych.data.pictures import on_white, open_picture
 from triptych.encode.run import encode
 from triptych.errors import ConfigError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from triptych.data.pictures import ContentError
+from triptych.data.content import ContentError
 from triptych.encode.registry import load_encoder
 from triptych.encode.run import encode
 from triptych.encode.sounds import BANDS, CEPSTRA, RATE, read_sound

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from triptych.data.arrays import IntArray
-from triptych.errors import DataError
+from triptych.data.content import ContentError, read_content
 from triptych.files import Arrays
 
 if TYPE_CHECKING:
@@ -25,48 +25,6 @@ MAX_PIXELS = 64_000_000  # four times a large camera's picture; more is a mistak
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 _ORIENTATION = 0x0112  # the EXIF tag
 _WHITES = {"I": (2**16 - 1, 2**31 - 1), "F": (1, 2**8 - 1, 2**16 - 1)}  # what counts as white is not stored
-
-
-class ContentError(DataError):
-    """The picture, sound or text of one item cannot be used; other items can.
-
-    Args:
-        found: what was met.
-        wanted: what would have been right.
-        fix: what to do next.
-        reason: the same few words for all content with the same fault, to count by.
-    """
-
-    def __init__(self, found: str, *, wanted: str, fix: str, reason: str = "damaged") -> None:
-        super().__init__(found, wanted=wanted, fix=fix)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _content_error, (self.found, self.wanted, self.fix, self.reason)
-
-
-def _content_error(found: str, wanted: str, fix: str, reason: str) -> ContentError:
-    """Make the error again in another process."""
-    return ContentError(found, wanted=wanted, fix=fix, reason=reason)
-
-
-def read_content(path: Path) -> bytes:
-    """Read the whole file that holds one item's content.
-
-    Raises:
-        ContentError: reason "no file", "empty file", or "unreadable file".
-    """
-    wanted, fix = "a file with this item's content", "Restore the file, or leave it out"
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise ContentError(f"{path.name} is no file", wanted=wanted, fix=fix, reason="no file") from error
-    except OSError as error:
-        found = f"{path.name} cannot be read: {error.strerror}"
-        raise ContentError(found, wanted=wanted, fix=fix, reason="unreadable file") from error
-    if not data:
-        raise ContentError(f"{path.name} is empty", wanted=wanted, fix=fix, reason="empty file")
-    return data
 
 
 def open_picture(source: Path | bytes) -> Image.Image:

@@ -249,6 +249,8 @@ def _read_parquet(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
 
 
 def _read_json(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
+    if path.suffix.lower() == ".zst":  # polars alone reads these
+        return pl.read_ndjson(path.read_bytes(), infer_schema_length=None)
     return read_json_lines(path, bad=bad)
 
 

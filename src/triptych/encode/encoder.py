@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from triptych.data.arrays import BoolArray
+from triptych.data.content import read_content
 from triptych.data.features import Matrix
-from triptych.data.pictures import read_content
 from triptych.errors import ConfigError
 from triptych.files import hash_arrays
 

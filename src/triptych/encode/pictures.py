@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from triptych.data.content import ContentError
 from triptych.data.descriptors import describe_picture
 from triptych.data.features import Matrix
-from triptych.data.pictures import ContentError, on_white, open_picture
+from triptych.data.pictures import on_white, open_picture
 from triptych.encode.encoder import Encoder, EncoderSpec, Options, require, versions
 from triptych.encode.models import Backbone, ModelFolder, find_model, loading, model_spec
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from triptych.data.bad_rows import BadRows
+from triptych.data.content import ContentError
 from triptych.data.features import ItemFeatures
-from triptych.data.pictures import ContentError
 from triptych.encode.cache import DIGEST_BYTES, Cache, Row
 from triptych.encode.encoder import KINDS, Content, CorpusEncoder, Encoder
 from triptych.errors import DataError

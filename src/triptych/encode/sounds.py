@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from triptych.data.arrays import BoolArray
+from triptych.data.content import ContentError
 from triptych.data.features import Matrix
-from triptych.data.pictures import ContentError
 from triptych.encode.encoder import Encoder, EncoderSpec, Options, require, versions
 from triptych.encode.models import Backbone, ModelFolder, find_model, loading, model_spec
 from triptych.errors import ConfigError

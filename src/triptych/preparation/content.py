@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from triptych.data.content import ContentError
 from triptych.data.dataset import Dataset
-from triptych.data.pictures import ContentError, Thumbnails, open_picture
+from triptych.data.pictures import Thumbnails, open_picture
 from triptych.data.texts import TextTemplate
 from triptych.encode.encoder import EncoderSpec
 from triptych.encode.registry import load_encoder

@@ -18,7 +18,7 @@ from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.plain import usual_columns
 from triptych.data.lines import open_bytes
-from triptych.data.tables import existing_file, read_table
+from triptych.data.tables import read_table
 from triptych.errors import DataError
 
 FEATURES = "_feat.npy"
@@ -114,13 +114,14 @@ class MMRec(Layout):
 
     def _read_mapping(self) -> pl.DataFrame:
         """Read `i_id_mapping.csv`, whose fields are apart by tabs or commas, as `item_id` and `asin`."""
-        path = existing_file(self.files["mapping"])
-        separator = "\t" if len(header(path)) > 1 else ","
+        path = self.files["mapping"]
+        frame = read_table(path)
         try:
-            frame = pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
             number = ITEM if ITEM in frame.columns else frame.columns[-1]
             (raw,) = (name for name in frame.columns if name != number)
-            return frame.select(pl.col(number).cast(pl.Int64).alias("item_id"), pl.col(raw).alias(RAW))
+            return frame.select(
+                pl.col(number).cast(pl.Int64).alias("item_id"), pl.col(raw).cast(pl.String).alias(RAW)
+            )
         except (pl.exceptions.PolarsError, ValueError) as error:
             raise DataError(
                 f"{path} cannot be read: {error}",

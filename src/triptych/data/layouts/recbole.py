@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ from triptych.data.layouts.mmrec import FEATURES, choose, header, is_typed
 from triptych.data.layouts.plain import usual_columns
 from triptych.data.readers import distinct_ids, read_item_table
 from triptych.data.split import PARTS
-from triptych.data.tables import existing_file, naming, read_table
+from triptych.data.tables import existing_file, naming, read_header, read_table
 from triptych.errors import DataError, ShapeError
 
 _EMBEDDINGS = "emb"
@@ -79,11 +78,11 @@ class RecBole(Layout):
         if path is None:
             return None
         interactions = next(iter(self._interactions.values()))
-        head = pl.DataFrame(schema=_untyped(header(interactions)))
+        head = pl.DataFrame(schema=read_header(interactions))
         return read_item_table(
             path,
             item=self.hints.item_column,
-            title=self.hints.title_column or _title(_untyped(header(path))),
+            title=self.hints.title_column or _title(read_header(path)),
             like=usual_columns(head, self.hints.columns).item,
             bad=bad,
             encoding=self.hints.encoding,
@@ -130,10 +129,6 @@ def _title(names: list[str]) -> str | None:
     if {"title", "name"} & {name.lower() for name in names}:
         return None
     return next((name for name in names if name.lower().endswith("_title")), None)
-
-
-def _untyped(names: Iterable[str]) -> list[str]:
-    return [name.partition(":")[0].strip() for name in names]
 
 
 def _read_embeddings(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
