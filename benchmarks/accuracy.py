@@ -159,7 +159,7 @@ def main() -> None:
         if arguments.stage == "grid":
             del entry["test"]
         print(json.dumps({key: entry[key] for key in ("model", "settings", "seed", "best_epoch", "epochs")}),
-              f"valid recall@20 {record.valid['recall@20']:.4f}", flush=True)  # fmt: skip
+              f"valid recall@20 {entry['valid']['recall@20']:.4f}", flush=True)  # fmt: skip
         write(RESULTS / f"accuracy-{arguments.data}-{arguments.stage}.json", entry)
     summarise(RESULTS / f"accuracy-{arguments.data}-{arguments.stage}.json")
 
