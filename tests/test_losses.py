@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from triptych.losses import bpr_loss, cosine_bootstrap, embedding_norm, half_squared, info_nce
+from triptych import losses
+from triptych.losses import (
+    bpr_loss,
+    cosine_bootstrap,
+    embedding_norm,
+    half_squared,
+    info_nce,
+    log_sum_exp_products,
+)
 
 
 def normal(*shape, seed=0):
@@ -102,6 +110,64 @@ def test_info_nce_row_by_row(cosine):
 def test_info_nce_is_zero_when_partners_are_clear_and_log_of_b_when_all_are_alike():
     assert info_nce(torch.eye(5), torch.eye(5), 0.01).item() == pytest.approx(0.0, abs=1e-6)
     assert info_nce(torch.ones(5, 3), torch.ones(5, 3), 0.5).item() == pytest.approx(math.log(5))
+
+
+def test_info_nce_against_all_nodes_takes_each_anchors_partner_among_them():
+    anchor, other = normal(3, 4), normal(9, 4, seed=1)
+    partner = torch.tensor([7, 0, 7])
+    logits = F.normalize(anchor) @ F.normalize(other).T / 0.5
+    expected = F.cross_entropy(logits, partner)
+    torch.testing.assert_close(info_nce(anchor, other, 0.5, partner=partner), expected)
+
+
+def test_info_nce_within_has_the_other_anchors_as_negatives_too():
+    anchor, other = normal(5, 4).requires_grad_(), normal(5, 4, seed=1).requires_grad_()
+    ours = info_nce(anchor, other, 0.5, within=True)
+    a, b = F.normalize(anchor), F.normalize(other)
+    own, cross = (a @ a.T / 0.5).exp(), (a @ b.T / 0.5).exp()
+    theirs = -(cross.diagonal() / (own.sum(1) + cross.sum(1) - own.diagonal())).log().mean()
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, [anchor, other]), torch.autograd.grad(theirs, [anchor, other])
+    )
+    alone = normal(1, 4).requires_grad_()  # has no other anchor
+    loss = info_nce(alone, normal(1, 4, seed=1), 0.5, within=True)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0, abs=1e-12)
+    assert alone.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("block", [1, 20, 1 << 19])
+def test_products_in_blocks_equal_the_whole_matrix_in_value_and_gradient(monkeypatch, block, skip):
+    monkeypatch.setitem(losses._BLOCK, False, block)
+    rows, others = normal(7, 4).requires_grad_(), normal(9, 4, seed=1).requires_grad_()
+    ours = log_sum_exp_products(rows, others, 3.0, skip_diagonal=skip)
+    products = 3 * rows @ others.T
+    if skip:
+        products = products.masked_fill(torch.eye(7, 9, dtype=torch.bool), -torch.inf)
+    theirs = products.logsumexp(1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
+    weight = normal(7, seed=2)
+    torch.testing.assert_close(
+        torch.autograd.grad((ours * weight).sum(), [rows, others]),
+        torch.autograd.grad((theirs * weight).sum(), [rows, others]),
+    )
+
+
+def test_products_far_from_zero_neither_overflow_nor_vanish():
+    rows = torch.tensor([[400.0], [-400.0]])
+    assert log_sum_exp_products(rows, torch.tensor([[1.0], [1.0]])).tolist() == pytest.approx(
+        [400 + math.log(2), -400 + math.log(2)]
+    )
+
+
+def test_products_under_bfloat16_are_summed_in_float32():
+    rows = normal(6, 8).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = log_sum_exp_products(rows, rows)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, log_sum_exp_products(rows, rows))
 
 
 def test_cosine_bootstrap_by_hand_and_without_gradient_to_the_target():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.graph.bipartite import bipartite_graph
+from triptych.graph.bipartite import bipartite_graph, side_graph
 
 NORMALISATIONS = ["sym", "sym_loop", "rw_loop", "mean", "root_row"]
 LOOPS = {"sym_loop", "rw_loop"}
@@ -122,3 +122,36 @@ def test_popular_nodes_keep_their_precision():
     graph = bipartite_graph(user, torch.zeros_like(user), 20_000, 1, "mean")
     assert graph.edges()[2][:20_000].unique().tolist() == [1.0]
     assert graph.edges()[2][20_000:].unique().tolist() == [np.float32(1 / 20_000)]
+
+
+@pytest.mark.parametrize("of_users", [True, False])
+def test_one_side_receives_from_the_other(of_users):
+    user, item = pairs()
+    r = adjacency(user, item, N_USERS, N_ITEMS)[:N_USERS, N_USERS:]
+    row, col, n_rows, n_cols, r = (
+        (user, item, N_USERS, N_ITEMS, r) if of_users else (item, user, N_ITEMS, N_USERS, r.T)
+    )
+    degree, other = r.sum(1), r.sum(0)
+    formulas = {
+        "sum": r,
+        "mean": power(degree, -1.0) @ r,
+        "root_row": power(degree, -0.5) @ r,
+        "sym": power(degree, -0.5) @ r @ power(other, -0.5),
+    }
+    x, g = torch.randn(n_cols, 3), torch.randn(n_rows, 3)
+    for normalisation, expected in formulas.items():
+        graph = side_graph(row, col, n_rows, n_cols, normalisation)
+        np.testing.assert_allclose(graph.to_dense().numpy(), expected, rtol=1e-6, atol=0)
+        dense = torch.from_numpy(expected).float()
+        torch.testing.assert_close(graph.multiply(x), dense @ x)
+        torch.testing.assert_close(graph.multiply_transposed(g), dense.T @ g)
+
+
+def test_a_side_is_its_part_of_the_whole_graph():
+    user, item = pairs()
+    for normalisation in ("sym", "mean", "root_row"):
+        whole = bipartite_graph(user, item, N_USERS, N_ITEMS, normalisation).to_dense()
+        users = side_graph(user, item, N_USERS, N_ITEMS, normalisation).to_dense()
+        items = side_graph(item, user, N_ITEMS, N_USERS, normalisation).to_dense()
+        torch.testing.assert_close(whole[:N_USERS, N_USERS:], users)
+        torch.testing.assert_close(whole[N_USERS:, :N_USERS], items)

@@ -134,7 +134,7 @@ def test_frozen_features_are_no_part_of_the_state():
 def test_trainable_features_start_from_the_given_values_and_leave_these_alone():
     features = make_features()
     before = {name: features[name].values.copy() for name in DIMS}
-    bank = FeatureBank(features, DIMS, trainable=True)
+    bank = FeatureBank(features, DIMS, training="all")
     assert len(list(bank.parameters())) == len(bank.state_dict()) == 3
     for name in DIMS:
         assert torch.equal(bank.rows(name), torch.from_numpy(before[name]))
@@ -145,6 +145,17 @@ def test_trainable_features_start_from_the_given_values_and_leave_these_alone():
     torch.testing.assert_close(moved, -2.0 * (torch.arange(N_ITEMS) == 1)[:, None].float().expand(-1, 5))
     for name in DIMS:
         assert features[name].values.tolist() == before[name].tolist()
+
+
+def test_features_that_learn_by_rows_have_gradients_of_the_rows_read_alone():
+    bank = FeatureBank(make_features(), DIMS, training="rows")
+    assert len(bank.by_row) == 3
+    bank.rows("image", torch.tensor([4, 1, 4])).sum().backward()
+    gradient = bank.of_image.grad
+    assert gradient.is_sparse
+    assert gradient.coalesce().indices().tolist() == [[1, 4]]
+    assert gradient.to_dense()[4].tolist() == [2.0] * 5
+    assert FeatureBank(make_features(), DIMS, training="all").by_row == []
 
 
 @pytest.mark.parametrize("name", ["items", "rows", "maps", "forward", "dims", "present", "type"])

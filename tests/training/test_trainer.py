@@ -82,9 +82,40 @@ def test_code_after_a_yield_runs_after_that_optimiser_stepped():
 def test_each_group_has_its_own_optimiser_options():
     trainer, _ = make_trainer(TrainConfig(epochs=51, learning_rate=0.1, lr_decay=0.5, patience=100))
     trainer.run()
-    critic, main = (trainer.optimizers[name].param_groups[0] for name in ("critic", "main"))
+    critic, main = (trainer.optimizers[name]["dense"].param_groups[0] for name in ("critic", "main"))
     assert (critic["betas"], main["betas"]) == ((0.5, 0.9), (0.9, 0.999))
     assert (critic["lr"], main["lr"]) == (pytest.approx(0.15), pytest.approx(0.05))
+
+
+class Rowwise(Recommender):
+    """A table of which a step reads two rows, beside a parameter of all steps."""
+
+    def __init__(self, inputs: ModelInputs) -> None:
+        super().__init__(ModelConfig(), inputs)
+        self.table, self.scale = nn.Parameter(torch.ones(5, 3)), nn.Parameter(torch.ones(()))
+
+    def optimizer_groups(self) -> dict[str, Group]:
+        return {"main": Group(list(self.parameters()), {"lr": 0.5, "weight_decay": 0.1}, by_row=[self.table])}
+
+    def embeddings(self) -> Embeddings:
+        return Embeddings(torch.ones(self.n_users, 3), torch.ones(self.n_items, 3))
+
+    def batch_steps(self, batch: Triplets) -> Iterator[Step]:
+        rows = nn.functional.embedding(torch.tensor([1, 4, 1]), self.table, sparse=True)
+        yield Step({"sum": self.scale * rows.sum()})
+
+
+def test_what_learns_by_row_moves_where_it_was_read_and_decays_like_the_rest():
+    trainer, _ = make_trainer(TrainConfig(epochs=1, batch_size=100, lr_decay=0.5))
+    model = Rowwise(ModelInputs.from_split(checkerboard(8)))
+    trainer = Trainer(model, trainer.sampler, trainer.validate, trainer.config, device=CPU)
+    trainer.run()
+    moved = model.table.detach() - 1
+    assert moved[[0, 2, 3]].abs().max() == 0
+    torch.testing.assert_close(moved[[1, 4]], torch.full((2, 3), -0.5))  # Adam's first step, no weight decay
+    assert model.scale.item() == pytest.approx(0.5)
+    rates = {kind: o.param_groups[0]["lr"] for kind, o in trainer.optimizers["main"].items()}
+    assert rates == {"dense": 0.5, "by_row": 0.5}
 
 
 def test_stops_when_the_bad_evaluations_exceed_the_patience_and_keeps_the_best_weights():
@@ -122,7 +153,7 @@ def test_learning_rate_decays_smoothly():
 
     class Rates(Observer):
         def on_epoch(self, record):
-            rates.append(trainer.optimizers["main"].param_groups[0]["lr"])
+            rates.append(trainer.optimizers["main"]["dense"].param_groups[0]["lr"])
 
     trainer.observer = Rates()
     trainer.run()
@@ -144,7 +175,7 @@ def test_missing_gradients_can_count_as_zero(zeroed: bool):
     """With zeros Adam goes on moving a parameter by its momentum; without gradients it rests."""
     trainer, model = make_trainer(TrainConfig(epochs=1, batch_size=4, zero_missing_grads=zeroed))
     model.idle.grad = torch.ones(2)
-    trainer.optimizers["main"].step()
+    trainer.optimizers["main"]["dense"].step()
     moved_once = model.idle.detach().clone()
     model.idle.grad = torch.zeros(2) if zeroed else None
     trainer.run()

@@ -1,4 +1,8 @@
-"""The graph of users and items: users are nodes 0 .. U-1, items are nodes U .. U+I-1."""
+"""Graphs of users and items.
+
+Of both together, users are nodes 0 .. U-1 and items are nodes U .. U+I-1; or of one side alone, rows
+of users over columns of items or the other way round.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from torch import Tensor
 from triptych.graph.sparse import SparseGraph
 
 Normalisation = Literal["sym", "sym_loop", "rw_loop", "mean", "root_row"]
+
+SideNormalisation = Literal["sum", "mean", "sym", "root_row"]
 
 # An edge from row r to column c weighs degree_r^a * degree_c^b; (a, b, with self-loops).
 _EXPONENTS: dict[Normalisation, tuple[float, float, bool]] = {
@@ -46,3 +52,25 @@ def bipartite_graph(
     degree = torch.bincount(row, minlength=n_nodes).double().clamp_(min=1)
     value = (degree.pow(a)[row] * degree.pow(b)[col]).float()
     return SparseGraph.from_edges(row, col, value, n_nodes, n_nodes, symmetric=a == b)
+
+
+def side_graph(
+    row: Tensor, col: Tensor, n_rows: int, n_cols: int, normalisation: SideNormalisation
+) -> SparseGraph:
+    """Let one side receive from the other: users from their items, or items from their users.
+
+    Args:
+        row: (E,) int64, who receives.
+        col: (E,) int64, from whom; a pair appears once.
+        n_rows: R, users or items.
+        n_cols: C, the others.
+        normalisation: "sum" adds up, "mean" divides by the receiver's degree, "root_row" by its root, "sym"
+            by the roots of both degrees, as the matching part of `bipartite_graph` does.
+
+    Returns: (R, C) graph of E entries; a row without pairs is empty.
+    """
+    a, b = (0.0, 0.0) if normalisation == "sum" else _EXPONENTS[normalisation][:2]
+    row_degree = torch.bincount(row, minlength=n_rows).double()
+    col_degree = torch.bincount(col, minlength=n_cols).double()
+    value = (row_degree[row].pow(a) * col_degree[col].pow(b)).float()
+    return SparseGraph.from_edges(row, col, value, n_rows, n_cols)

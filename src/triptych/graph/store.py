@@ -11,7 +11,7 @@ from torch import Tensor
 from triptych.data.features import ItemFeatures
 from triptych.errors import StorageError
 from triptych.files import hash_arrays, read_arrays, write_arrays
-from triptych.graph.bipartite import Normalisation, bipartite_graph
+from triptych.graph.bipartite import Normalisation, SideNormalisation, bipartite_graph, side_graph
 from triptych.graph.cooccurrence import cooccurring_users
 from triptych.graph.neighbors import Weighting, item_graph, knn_edges, mix_graphs, modality_shares
 from triptych.graph.sparse import SparseGraph
@@ -53,6 +53,16 @@ class GraphStore:
         """Give the user–item graph of the training pairs, (U+I, U+I)."""
         build = lambda: bipartite_graph(self._user, self._item, self._n_users, self._n_items, normalisation)  # noqa: E731
         return self._remember(("bipartite", normalisation), build)
+
+    def users_from_items(self, normalisation: SideNormalisation) -> SparseGraph:
+        """Give the (U, I) graph by which users receive from their training items; see `side_graph`."""
+        build = lambda: side_graph(self._user, self._item, self._n_users, self._n_items, normalisation)  # noqa: E731
+        return self._remember(("users", normalisation), build)
+
+    def items_from_users(self, normalisation: SideNormalisation) -> SparseGraph:
+        """Give the (I, U) graph by which items receive from their training users; see `side_graph`."""
+        build = lambda: side_graph(self._item, self._user, self._n_items, self._n_users, normalisation)  # noqa: E731
+        return self._remember(("items from users", normalisation), build)
 
     def items(self, modality: str, n_neighbors: int, weighting: Weighting = "binary") -> SparseGraph:
         """Give the graph of each item's nearest neighbours in one modality, (I, I)."""

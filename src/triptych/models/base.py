@@ -6,7 +6,7 @@ devices, optimisers or other models; the trainer never sees a model's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -50,10 +50,13 @@ class Group:
         parameters: what it moves.
         options: keyword arguments for Adam that differ from the training settings, such as `lr` (which
             decays as the others do) or `weight_decay`.
+        by_row: those of the parameters whose gradients are sparse: Adam moves only the rows that a step
+            read, with learning rate, betas and eps as for the others.
     """
 
     parameters: list[nn.Parameter]
     options: Mapping[str, Any] = field(default_factory=dict)
+    by_row: Sequence[nn.Parameter] = ()
 
 
 class ModelConfig(BaseModel):

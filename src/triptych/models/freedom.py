@@ -26,6 +26,7 @@ from triptych.graph.sparse import SparseGraph, propagate
 from triptych.losses import bpr_loss
 from triptych.models.base import (
     ContentConfig,
+    Group,
     Losses,
     ModelInputs,
     Recommender,
@@ -57,7 +58,7 @@ class FREEDOMConfig(ContentConfig):
     feature_loss_weight: float = Field(0.0, ge=0)
     """Weight of the per-modality BPR terms; the authors search 0, 1e-5, 1e-4 and 1e-3."""
     train_features: bool = False
-    """Whether the per-modality terms also move the raw features."""
+    """Whether the per-modality terms also move the raw features, each step those of its items alone."""
 
 
 @register("freedom", FREEDOMConfig, paper="A Tale of Two Graphs: FREEDOM (arXiv:2211.06924)", year=2023)
@@ -87,7 +88,10 @@ class FREEDOM(Recommender):
         self.features: FeatureBank | None = None
         if config.feature_loss_weight > 0:
             self.features = FeatureBank(
-                inputs.features, modalities, trainable=config.train_features, required=False
+                inputs.features,
+                modalities,
+                training="rows" if config.train_features else "frozen",
+                required=False,
             )
             if not self.features.dims:
                 raise ConfigError(
@@ -103,6 +107,9 @@ class FREEDOM(Recommender):
         kept = sample_edges(degree_weights(user, item, self.n_users, self.n_items), n_keep)
         self.train_adj = bipartite_graph(user[kept], item[kept], self.n_users, self.n_items, "sym")
         return ()
+
+    def optimizer_groups(self) -> dict[str, Group]:
+        return {"main": Group(list(self.parameters()), by_row=self.features.by_row if self.features else ())}
 
     def embeddings(self) -> Embeddings:
         return self._embed(self.adj)

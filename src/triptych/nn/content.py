@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from triptych.data.features import ItemFeatures
 from triptych.errors import ConfigError
 from triptych.nn.embedding import take_rows
+
+FeatureTraining = Literal["frozen", "rows", "all"]
 
 
 class FeatureBank(nn.Module):
@@ -20,8 +24,10 @@ class FeatureBank(nn.Module):
     Args:
         features: modality -> features.
         modalities: which to take, in this order.
-        trainable: hold them as parameters that start from the given values. Costs four times
-            their memory in training: values, gradients and two moments.
+        training: "frozen"; "all", parameters that start from the given values, which costs four times
+            their memory: values, gradients and two moments; or "rows", where a step moves only the
+            rows it read, so that it costs what its batch does: `rows` is to be told which items, and
+            `by_row` goes into the model's `Group`.
         required: refuse modalities that are given as item graphs only, instead of leaving them out.
 
     Raises:
@@ -33,10 +39,11 @@ class FeatureBank(nn.Module):
         features: Mapping[str, ItemFeatures],
         modalities: Sequence[str],
         *,
-        trainable: bool = False,
+        training: FeatureTraining = "frozen",
         required: bool = True,
     ) -> None:
         super().__init__()
+        self.feature_training = training
         self.dims: dict[str, int] = {}
         for modality in modalities:
             values = features[modality].values
@@ -50,17 +57,26 @@ class FeatureBank(nn.Module):
             if values is None:
                 continue
             self.dims[modality] = values.shape[1]
-            if trainable:
-                self.register_parameter(_name(modality), nn.Parameter(torch.from_numpy(values.copy())))
-            else:
+            if training == "frozen":
                 self.register_buffer(_name(modality), torch.from_numpy(values), persistent=False)
+            else:
+                self.register_parameter(_name(modality), nn.Parameter(torch.from_numpy(values.copy())))
             present = torch.from_numpy(features[modality].present)
             self.register_buffer(_name(modality) + "_present", present, persistent=False)
+
+    @property
+    def by_row(self) -> list[nn.Parameter]:
+        """The features that learn row by row, for `Group.by_row`."""
+        return list(self.parameters()) if self.feature_training == "rows" else []
 
     def rows(self, modality: str, items: Tensor | None = None) -> Tensor:
         """Give the raw rows of some items, or of all: (n, F); zero where an item lacks the modality."""
         values: Tensor = getattr(self, _name(modality))
-        return values if items is None else take_rows(values, items)
+        if items is None:
+            return values
+        if self.feature_training == "rows":
+            return F.embedding(items, values, sparse=True)
+        return take_rows(values, items)
 
     def present(self, modality: str, items: Tensor | None = None) -> Tensor:
         """Say which of some items, or of all, have the modality: (n,) bool."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from triptych.errors import StorageError, TrainingError
-from triptych.models.base import Recommender, Step, Triplets
+from triptych.models.base import Group, Recommender, Step, Triplets
 from triptych.scorer import EmbeddingScorer
 from triptych.training.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
 from triptych.training.config import TrainConfig
@@ -125,10 +125,7 @@ class Trainer:
         self.best: Tensors = {}
         groups = model.optimizer_groups()
         self.rates = {name: group.options.get("lr", config.learning_rate) for name, group in groups.items()}
-        self.optimizers = {
-            name: torch.optim.Adam(group.parameters, fused=True, **{"lr": self.rates[name], **group.options})
-            for name, group in groups.items()
-        }
+        self.optimizers = {name: _optimizers(group, self.rates[name]) for name, group in groups.items()}
 
     def run(self) -> TrainResult:
         """Train to the end and put the best weights back into the model.
@@ -167,8 +164,8 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
-        for name, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
+        for name, optimizers in self.optimizers.items():
+            for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
                 group["lr"] = self.rates[name] * self.config.lr_decay ** ((epoch - 1) / 50)
         log = LossLog()
         self._drive(self.model.epoch_steps(epoch), log)
@@ -187,10 +184,12 @@ class Trainer:
                 if step is None:
                     return
                 total = torch.stack(list(step.losses.values())).sum()
-            optimizer = self.optimizers[step.group]
-            optimizer.zero_grad(set_to_none=not self.config.zero_missing_grads)
+            optimizers = self.optimizers[step.group].values()
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=not self.config.zero_missing_grads)
             total.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             log.add(step.losses)
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -215,7 +214,10 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "best": self.best,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "optimizers": {
+                name: {kind: optimizer.state_dict() for kind, optimizer in optimizers.items()}
+                for name, optimizers in self.optimizers.items()
+            },
             "generators": generators,
         }
         tensors, nest = flatten(state)
@@ -239,14 +241,29 @@ class Trainer:
         state = unflatten(facts["state"], tensors)
         self.model.load_state_dict(state["model"])
         self.best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+        for name, optimizers in self.optimizers.items():
+            for kind, optimizer in optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name][kind])
         self.sampler.generator.set_state(state["generators"]["sampler"])
         torch.set_rng_state(state["generators"]["torch"])
         if self.device.type == "cuda" and "cuda" in state["generators"]:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
         history = [EpochRecord(**record) for record in facts["progress"].pop("history")]
         self.progress = Progress(**facts["progress"], history=history)
+
+
+def _optimizers(group: Group, rate: float) -> dict[str, torch.optim.Optimizer]:
+    """Make Adam for a group, and its lazy form for the parameters that are moved row by row."""
+    options = {"lr": rate, **group.options}
+    apart = {id(parameter) for parameter in group.by_row}
+    dense = [parameter for parameter in group.parameters if id(parameter) not in apart]
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    if dense:
+        optimizers["dense"] = torch.optim.Adam(dense, fused=True, **options)
+    if apart:
+        shared = {key: options[key] for key in ("lr", "betas", "eps") if key in options}
+        optimizers["by_row"] = torch.optim.SparseAdam(list(group.by_row), **shared)
+    return optimizers
 
 
 class LossLog:
