@@ -16,6 +16,7 @@ Ports to torch use slope 0.01 and torch's first biases; here both are the code's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -36,6 +37,7 @@ from triptych.models.base import (
     pair_scores,
 )
 from triptych.models.registry import register
+from triptych.nn.dropout import dropout
 from triptych.nn.embedding import NodeEmbedding
 from triptych.scorer import Embeddings
 
@@ -77,22 +79,33 @@ class NGCF(Recommender):
         self.register_graph("adj", inputs.graphs.bipartite("sym" if config.variant == "paper" else "rw_loop"))
 
     def embeddings(self) -> Embeddings:
-        adj = self.adj
-        if self.training and self.config.node_dropout:
-            adj = drop_entries(adj, self.config.node_dropout)
-        layer: Tensor = self.nodes.weight  # (N, D)
-        parts = [layer]
-        for propagate in self.layers:
-            layer = F.dropout(propagate(adj, layer), self.config.message_dropout, self.training)
-            parts.append(layer if self.config.variant == "paper" else F.normalize(layer))
-        return self.nodes.split(torch.cat(parts, dim=1))  # (U, D(L+1)), (I, D(L+1))
+        return self.nodes.split(self._join(self._layers()))  # (U, D(L+1)), (I, D(L+1))
 
     def loss(self, batch: Triplets) -> Losses:
-        rows = batch_rows(self.embeddings(), batch)  # (B, D(L+1)) each
+        # Rows are picked from each layer before they are joined: most nodes are not in the batch.
+        picked = [batch_rows(self.nodes.split(layer), batch) for layer in self._layers()]
+        rows = [self._join(layers) for layers in zip(*picked, strict=True)]  # three of (B, D(L+1))
         return {
             "bpr": bpr_loss(*pair_scores(*rows)),
             "reg": self.config.reg_weight * half_squared(*rows) / len(batch.user),
         }
+
+    def _layers(self) -> list[Tensor]:
+        """List the layers from the learned vectors on, (N, D) each, not yet scaled."""
+        adj = self.adj
+        if self.training and self.config.node_dropout:
+            adj = drop_entries(adj, self.config.node_dropout)
+        layers: list[Tensor] = [self.nodes.weight]
+        for propagate in self.layers:
+            layer = propagate(adj, layers[-1])
+            layers.append(dropout(layer, self.config.message_dropout, self.training))
+        return layers
+
+    def _join(self, layers: Sequence[Tensor]) -> Tensor:
+        """Set layers side by side: (n, D) each -> (n, D(L+1))."""
+        if self.config.variant == "official":
+            layers = [layers[0], *(F.normalize(layer) for layer in layers[1:])]
+        return torch.cat(tuple(layers), dim=1)
 
 
 class NGCFLayer(nn.Module):
