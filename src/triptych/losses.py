@@ -150,4 +150,14 @@ def cosine_bootstrap(online: Tensor, target: Tensor) -> Tensor:
         online: (B, D) predictions.
         target: (B, D) what they should point to.
     """
-    return (2 - 2 * F.cosine_similarity(online, target.detach(), dim=1)).mean()
+    return 2 * cosine_distance(online, target.detach())
+
+
+def cosine_distance(rows: Tensor, partners: Tensor) -> Tensor:
+    """Average 1 - cos, row by row; 0 if there are no rows.
+
+    Args:
+        rows: (B, D).
+        partners: (B, D).
+    """
+    return (1 - F.cosine_similarity(rows, partners, dim=1)).sum() / max(1, len(rows))

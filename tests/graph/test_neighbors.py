@@ -188,6 +188,23 @@ def test_an_item_graph_is_its_formula(weighting):
     assert not np.allclose(expected, expected.T)
 
 
+@pytest.mark.parametrize("weighting", ["binary", "cosine"])
+def test_a_graph_normalised_row_by_row_sums_to_one(weighting):
+    values = rows(30, 6, shift=0.5)
+    edges = knn_edges(ItemFeatures.dense(values), 5)
+    kept = torch.zeros(30, 30)
+    kept[edges[0], edges[1]] = edges[2] if weighting == "cosine" else 1.0
+    graph = item_graph(edges, 30, weighting, "rw")
+    torch.testing.assert_close(graph.to_dense(), kept / kept.sum(dim=1, keepdim=True))
+    torch.testing.assert_close(graph.to_dense().sum(dim=1), torch.ones(30))
+
+
+def test_a_row_by_hand_divided_by_its_own_sum_alone():
+    edges = (torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1]), torch.tensor([1.0, 3.0, 9.0]))
+    dense = item_graph(edges, 3, "cosine", "rw").to_dense()  # item 2 has no row of its own
+    torch.testing.assert_close(dense, torch.tensor([[0.25, 0, 0.75], [0, 1, 0], [0, 0, 0]]))
+
+
 def test_an_item_graph_by_hand():
     edges = (torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), torch.tensor([1.0, 3.0, 9.0]))
     cosine = item_graph(edges, 3, "cosine").to_dense()  # row sums 4 and 9, and item 2 has none
@@ -205,8 +222,10 @@ def test_a_row_of_negative_sum_does_not_blow_up():
     # Each of the other two points away from item 0: its row sums to 1 - 0.9 - 0.9.
     row, col = torch.arange(3).repeat_interleave(3), torch.arange(3).repeat(3)
     cosine = torch.tensor([1.0, -0.9, -0.9, -0.9, 1.0, 0.62, -0.9, 0.62, 1.0])
-    dense = item_graph((row, col, cosine), 3, "cosine").to_dense()
-    assert dense.abs().max() < 10
+    for normalisation in ("sym", "rw"):
+        dense = item_graph((row, col, cosine), 3, "cosine", normalisation).to_dense()
+        assert dense.abs().max() < 10
+        assert not dense[0].any()
 
 
 def given_graph():

@@ -336,3 +336,15 @@ def test_the_state_of_a_graph_of_other_nodes_is_refused(symmetric):
 
     with pytest.raises(StorageError, match="graph of 5 rows for one of 2"):
         graph(2).load_state_dict(graph(5).state_dict())
+
+
+def test_rows_are_taken_in_any_order_and_as_often_as_named():
+    row, col = torch.tensor([0, 0, 0, 1, 3, 3, 4, 5, 5]), torch.tensor([1, 4, 8, 0, 2, 4, 8, 0, 7])
+    graph = SparseGraph.from_edges(row, col, torch.arange(1.0, 10.0), 7, 9)  # rows 2 and 6 are empty
+    x = torch.randn(9, 3)
+    for rows in ([], [2], [5, 0, 2, 0], list(range(7))):
+        index = torch.tensor(rows, dtype=torch.int64)
+        taken, expected = graph.select_rows(index), graph.to_dense()[index]
+        assert torch.equal(taken.to_dense(), expected)
+        if rows:
+            torch.testing.assert_close(taken.multiply(x), expected @ x)

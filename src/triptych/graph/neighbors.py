@@ -15,6 +15,8 @@ from triptych.graph.sparse import SparseGraph
 
 Weighting = Literal["binary", "cosine"]
 
+ItemNormalisation = Literal["sym", "rw"]
+
 _BLOCK_ENTRIES = 1 << 25
 """Similarities held at once: 32 million float32, 128 MiB."""
 
@@ -88,29 +90,38 @@ def knn_edges(features: ItemFeatures, n_neighbors: int) -> tuple[Tensor, Tensor,
 
 
 def item_graph(
-    edges: tuple[Tensor, Tensor, Tensor], n_items: int, weighting: Weighting = "binary"
+    edges: tuple[Tensor, Tensor, Tensor],
+    n_items: int,
+    weighting: Weighting = "binary",
+    normalisation: ItemNormalisation = "sym",
 ) -> SparseGraph:
-    """Normalise an item graph by its row sums on both sides: s_ij / sqrt(s_i s_j), s_i = sum_j s_ij.
+    """Normalise an item graph by its row sums s_i = sum_j s_ij.
 
-    With binary weights and K neighbours everywhere, every entry is 1/K. The columns' sums play no
-    part, and the graph is not symmetric; so do the authors' codes.
+    "sym" divides on both sides, s_ij / sqrt(s_i s_j). The columns' sums play no part, and the graph is
+    not symmetric; so do the authors' codes. "rw" divides each row by its own, s_ij / s_i, so that it sums
+    to one. With binary weights and K neighbours everywhere, every entry is 1/K either way.
 
     Source: LATTICE (arXiv:2104.09036), eq. 4–6 with cosine weights; FREEDOM (arXiv:2211.06924),
-        section on the frozen item–item graph, with binary ones.
+        section on the frozen item–item graph, with binary ones; CAmgr (Mathematics 2024, 12, 2353),
+        eq. 12 for "rw".
 
     Args:
         edges: row (E,), col (E,) and cosine (E,).
         n_items: I.
         weighting: every edge counts 1, or its cosine.
+        normalisation: what an edge's weight is divided by.
 
-    Returns: (I, I) graph of E entries.
+    Returns: (I, I) graph of E entries; rows whose sum is not positive hold zeros.
     """
     row, col, cosine = edges
     weight = torch.ones_like(cosine) if weighting == "binary" else cosine
     row_sum = torch.zeros(n_items).index_add_(0, row, weight)
-    scale = row_sum.clamp(min=1e-7).rsqrt()
     positive = row_sum > 0  # cosines may cancel out, or sum to less
-    value = torch.where(positive[row] & positive[col], weight * scale[row] * scale[col], 0.0)
+    if normalisation == "rw":
+        value = torch.where(positive[row], weight / row_sum.clamp(min=1e-7)[row], 0.0)
+    else:
+        scale = row_sum.clamp(min=1e-7).rsqrt()
+        value = torch.where(positive[row] & positive[col], weight * scale[row] * scale[col], 0.0)
     return SparseGraph.from_edges(row, col, value, n_items, n_items)
 
 

@@ -144,6 +144,17 @@ class SparseGraph(nn.Module):
             (row, col), value
         )
 
+    def select_rows(self, rows: Tensor) -> SparseGraph:
+        """Take some rows, in the order given, to multiply with or to spell out: (b,) int64 -> (b, C).
+
+        What comes has no transpose, so `multiply_transposed` and gradients are not for it.
+        """
+        counts = self.offsets.diff()[rows].long()
+        offsets = F.pad(counts.cumsum(0), (1, 0))
+        shift = (self.offsets[rows] - offsets[:-1]).repeat_interleave(counts)
+        entries = torch.arange(len(shift), device=shift.device) + shift
+        return SparseGraph(offsets.int(), self.indices[entries], self.values[entries], self.n_cols, None)
+
     def multiply(self, x: Tensor) -> Tensor:
         """Compute A x without a gradient: (C, D) -> (R, D)."""
         return _gather_sum(self.offsets, self.indices, self.values, x)

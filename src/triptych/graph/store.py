@@ -13,7 +13,14 @@ from triptych.errors import StorageError
 from triptych.files import hash_arrays, read_arrays, write_arrays
 from triptych.graph.bipartite import Normalisation, SideNormalisation, bipartite_graph, side_graph
 from triptych.graph.cooccurrence import cooccurring_users
-from triptych.graph.neighbors import Weighting, item_graph, knn_edges, mix_graphs, modality_shares
+from triptych.graph.neighbors import (
+    ItemNormalisation,
+    Weighting,
+    item_graph,
+    knn_edges,
+    mix_graphs,
+    modality_shares,
+)
 from triptych.graph.sparse import SparseGraph
 
 Edges = tuple[Tensor, Tensor, Tensor]
@@ -64,10 +71,20 @@ class GraphStore:
         build = lambda: side_graph(self._item, self._user, self._n_items, self._n_users, normalisation)  # noqa: E731
         return self._remember(("items from users", normalisation), build)
 
-    def items(self, modality: str, n_neighbors: int, weighting: Weighting = "binary") -> SparseGraph:
-        """Give the graph of each item's nearest neighbours in one modality, (I, I)."""
-        build = lambda: item_graph(self._neighbors(modality, n_neighbors), self._n_items, weighting)  # noqa: E731
-        return self._remember(("items", modality, n_neighbors, weighting), build)
+    def items(
+        self,
+        modality: str,
+        n_neighbors: int,
+        weighting: Weighting = "binary",
+        normalisation: ItemNormalisation = "sym",
+    ) -> SparseGraph:
+        """Give the graph of each item's nearest neighbours in one modality, (I, I); see `item_graph`."""
+
+        def build() -> SparseGraph:
+            edges = self._neighbors(modality, n_neighbors)
+            return item_graph(edges, self._n_items, weighting, normalisation)
+
+        return self._remember(("items", modality, n_neighbors, weighting, normalisation), build)
 
     def mixed_items(
         self, weights: Mapping[str, float], n_neighbors: int, weighting: Weighting = "binary"

@@ -20,6 +20,7 @@ from triptych.models.base import Group, Recommender, Step, Triplets
 from triptych.scorer import EmbeddingScorer
 from triptych.training.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
 from triptych.training.config import TrainConfig
+from triptych.training.row_adam import RowAdam
 from triptych.training.sampler import TripletSampler
 
 Validate = Callable[[EmbeddingScorer], dict[str, float]]
@@ -262,7 +263,7 @@ def _optimizers(group: Group, rate: float) -> dict[str, torch.optim.Optimizer]:
         optimizers["dense"] = torch.optim.Adam(dense, fused=True, **options)
     if apart:
         shared = {key: options[key] for key in ("lr", "betas", "eps") if key in options}
-        optimizers["by_row"] = torch.optim.SparseAdam(list(group.by_row), **shared)
+        optimizers["by_row"] = RowAdam(group.by_row, **shared)
     return optimizers
 
 

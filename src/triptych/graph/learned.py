@@ -1,0 +1,95 @@
+"""Item graphs that are learned: each item's nearest neighbours by vectors that have a gradient.
+
+The dense form takes all (I, I) cosines, keeps the K largest of each row and lets the gradient pass through
+those. Here the K neighbours are found block by block without a gradient, and only their cosines are
+computed once more with one: the same values and the same gradient, in O(I K) memory.
+
+Letters: I items, D width, K neighbours, E stored entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from triptych.graph.neighbors import nearest_neighbors
+from triptych.graph.sparse import SparseGraph
+from triptych.graph.weighted import edge_dots, spmm_weighted
+
+
+class LearnedGraph(NamedTuple):
+    """An (I, I) graph whose values may have a gradient.
+
+    Args:
+        pattern: where entries are; the values it holds itself play no part.
+        values: (E,).
+    """
+
+    pattern: SparseGraph
+    values: Tensor
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Compute A x, with gradients to the values and to x: (I, D) -> (I, D)."""
+        return spmm_weighted(self.pattern, self.values, x)
+
+    def row_sums(self) -> Tensor:
+        """Add up each row: (I,)."""
+        return self.multiply(self.values.new_ones(self.pattern.n_cols, 1)).squeeze(1)
+
+    def scaled(self, rows: Tensor, cols: Tensor | None = None) -> LearnedGraph:
+        """Multiply entry (i, j) by rows[i] cols[j]: (I,), (I,)."""
+        cols = torch.ones_like(rows) if cols is None else cols
+        return LearnedGraph(self.pattern, self.values * edge_dots(self.pattern, rows[:, None], cols[:, None]))
+
+    def detach(self) -> LearnedGraph:
+        """Make constants of the values."""
+        return LearnedGraph(self.pattern, self.values.detach())
+
+
+def neighbor_graph(vectors: Tensor, n_neighbors: int, known: Tensor) -> LearnedGraph:
+    """Link each item to its nearest by cosine, itself included; entries are the cosines, those below 0 are 0.
+
+    As each item counts 1 for itself, and nothing counts less than 0, the sum of a row is at least 1.
+
+    Source: LATTICE (arXiv:2104.09036), section on modality-aware graphs, in which negative cosines are 0.
+
+    Args:
+        vectors: (I, D), any numbers; rows that are not finite have neighbours and no finite cosines.
+        n_neighbors: K.
+        known: (I,) bool; the rows of other items are empty, and they are nobody's neighbour.
+
+    Raises:
+        ConfigError: K is larger than the number of known items.
+
+    Cost: O(I^2 D) time without, O(I K D) with a gradient; O(I (K + D)) memory beyond one block.
+    """
+    precision = torch.promote_types(vectors.dtype, torch.float32)
+    with torch.autocast(vectors.device.type, enabled=False):
+        unit = F.normalize(vectors.to(precision), dim=1)
+        with torch.no_grad():
+            # What is not finite is to be reported as the loss it leads to.
+            nearest, cosines = nearest_neighbors(unit.nan_to_num(), n_neighbors, known)
+        row = known.nonzero().expand(-1, n_neighbors)
+        entries = (row.flatten(), nearest[known].flatten(), cosines[known].flatten())
+        pattern = SparseGraph.from_edges(*entries, len(known), len(known))
+        return LearnedGraph(pattern, edge_dots(pattern, unit, unit).clamp(min=0))
+
+
+def inverse_root(degree: Tensor) -> Tensor:
+    """Compute d^-1/2, by which both sides of a graph are scaled: (I,) -> (I,); finite also where d is 0."""
+    return degree.clamp(min=1e-7).rsqrt()
+
+
+def propagate_sum(graphs: Sequence[LearnedGraph], x: Tensor, n_layers: int) -> Tensor:
+    """Send vectors through the sum of several graphs, `n_layers` times: (A_1 + A_2 + ...)^L x.
+
+    The graphs are never merged: products add up just as well.
+    """
+    for _ in range(n_layers):
+        x = reduce(torch.add, [graph.multiply(x) for graph in graphs])
+    return x

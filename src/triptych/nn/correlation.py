@@ -1,0 +1,75 @@
+"""How much the columns of a matrix repeat each other, and a loss against it.
+
+Letters: N rows, D columns, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_ROUNDING = 8
+"""A column varies if its deviation is above this many rounding errors of its size."""
+
+
+def column_correlation(x: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Correlate the columns of a matrix with one another: (..., N, D) -> (..., D, D).
+
+    A column that does not vary correlates with none, itself included, and gets no gradient.
+    Cost: O(N D^2) time, O(N D) memory.
+
+    Args:
+        x: one matrix, or several.
+        counted: (..., N) bool, which rows count; by default all.
+    """
+    if counted is None:
+        centred = x - x.mean(dim=-2, keepdim=True)
+    else:
+        rows = counted[..., None].to(x.dtype)  # (..., N, 1)
+        x = x * rows
+        centred = x - rows * (x.sum(dim=-2, keepdim=True) / rows.sum(dim=-2, keepdim=True).clamp(min=1))
+    products = centred.mT @ centred  # (..., D, D)
+    squares = products.diagonal(dim1=-2, dim2=-1)  # (..., D)
+    rounding = _ROUNDING * torch.finfo(x.dtype).eps
+    varies = squares > rounding**2 * x.square().sum(dim=-2)
+    scale = torch.where(varies, squares, 1.0).rsqrt() * varies
+    return products * scale[..., :, None] * scale[..., None, :]
+
+
+def redundancy(x: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Measure how much columns repeat each other: p = |corr - 1|_F / sqrt(2), (..., N, D) -> (...).
+
+    That is the norm of the correlations above the diagonal: 0 where no two columns correlate,
+    sqrt(D (D - 1) / 2) where all are alike.
+
+    Source: AFDGCF (arXiv:2403.17416), authors' code.
+
+    Args:
+        x: one matrix, or several.
+        counted: (..., N) bool, which rows count; by default all.
+    """
+    norm: Tensor = torch.linalg.vector_norm(column_correlation(x, counted).triu(diagonal=1), dim=(-2, -1))
+    return norm
+
+
+def decorrelation_loss(
+    layers: Sequence[Tensor], counted: Tensor | None = None, *, detach_weights: bool = True
+) -> Tensor:
+    """Lower the redundancy of layers, the less a layer has the more: sum of mu_l p_l, mu_l ~ 1 / p_l.
+
+    The weights sum to 1, so the value is L / sum_l (1 / p_l) either way. With weights taken as constants the
+    gradient to p_l is mu_l, otherwise L mu_l^2.
+
+    Source: AFDGCF (arXiv:2403.17416), whose authors' code takes the weights as constants.
+
+    Args:
+        layers: L of shape (..., N, D), at least one; the losses of several matrices are summed.
+        counted: (..., N) bool, which rows count in every layer; by default all.
+        detach_weights: take the weights as constants.
+    """
+    found = torch.stack([redundancy(layer, counted) for layer in layers])  # (L, ...)
+    inverse = 1 / found.clamp(min=1e-12)
+    weights = inverse / inverse.sum(dim=0)
+    return ((weights.detach() if detach_weights else weights) * found).sum()

@@ -1,0 +1,108 @@
+"""Hyperedges that all nodes belong to in part, and what nodes learn of each other through them.
+
+Letters: U users, I items, N = U + I nodes, M modalities, A hyperedges of each modality, D width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triptych.nn.dropout import dropout
+
+
+class HyperView(NamedTuple):
+    """Nodes as the hyperedges of each modality show them: vectors = members @ edges."""
+
+    members: Tensor  # (M, n, A), how much each node belongs to each hyperedge
+    edges: Tensor  # (M, A, D)
+    vectors: Tensor  # (M, n, D)
+    has: Tensor  # (M, n) bool, which nodes have which modality
+
+    def split(self, n_users: int) -> tuple[HyperView, HyperView]:
+        """Part the nodes into users and items."""
+        return self._take(slice(n_users)), self._take(slice(n_users, None))
+
+    def _take(self, nodes: slice) -> HyperView:
+        return HyperView(self.members[:, nodes], self.edges, self.vectors[:, nodes], self.has[:, nodes])
+
+
+class SoftHypergraph(nn.Module):
+    """Passes items' vectors through soft hyperedges to all nodes.
+
+    Memberships H are softmax((logits + g) / temperature) over the hyperedges of a modality, with fresh Gumbel
+    noise g in training and none otherwise, then dropout. A layer is X <- H_i (H_i^T X) on items, and users
+    receive H_u (H_i^T X) of the last one. A node that lacks a modality belongs to no hyperedge of it.
+
+    No I x I matrix is made: O(N A D) time for a layer. Sums over items are divided by I / A, the mean size of
+    a hyperedge, so that vectors keep their size at any depth; that changes no direction.
+
+    Source: LGMRec (arXiv:2312.16400), section on the global hypergraph.
+
+    Args:
+        has: (N, M) bool, which nodes have which modality.
+        n_users: U.
+        n_hyperedges: A.
+        n_layers: how often vectors pass, at least once.
+        temperature: what logits and noise are divided by, above 0.
+        dropout: rate for memberships.
+        fixed_noise: outside training, add noise that is drawn here, once, and belongs to the state.
+    """
+
+    has: Tensor
+    noise: Tensor | None  # (N, M, A)
+
+    def __init__(
+        self,
+        has: Tensor,
+        n_users: int,
+        n_hyperedges: int,
+        *,
+        n_layers: int,
+        temperature: float,
+        dropout: float,
+        fixed_noise: bool,
+    ) -> None:
+        super().__init__()
+        self.n_users, self.n_layers = n_users, n_layers
+        self.temperature, self.dropout = temperature, dropout
+        self.register_buffer("has", has, persistent=False)
+        noise = gumbel_like(torch.empty(*has.shape, n_hyperedges)) if fixed_noise else None
+        self.register_buffer("noise", noise)
+
+    def forward(self, logits: Tensor, start: Tensor) -> HyperView:
+        """Show all nodes what comes through the hyperedges.
+
+        Args:
+            logits: (N, M, A).
+            start: X of items, (I, D), or (M, I, D) where modalities begin differently.
+        """
+        members = self.memberships(logits).transpose(0, 1)  # (M, N, A)
+        items = members[:, self.n_users :]
+        size = items.shape[1] / items.shape[2]
+        edges = items.mT @ start / size  # (M, A, D)
+        for _ in range(self.n_layers - 1):
+            edges = items.mT @ (items @ edges) / size
+        return HyperView(members, edges, members @ edges, self.has.T)
+
+    def memberships(self, logits: Tensor) -> Tensor:
+        """Say how much each node belongs to each hyperedge: (N, M, A) -> (N, M, A)."""
+        if self.training:
+            logits = logits + gumbel_like(logits)
+        elif self.noise is not None:
+            logits = logits + self.noise
+        members = (logits / self.temperature).softmax(dim=2) * self.has[:, :, None]
+        return dropout(members, self.dropout, self.training)
+
+
+def gumbel_like(x: Tensor) -> Tensor:
+    """Draw a standard Gumbel variable for each entry: -log of an Exp(1) variable."""
+    return -torch.empty_like(x).exponential_().log()
+
+
+def unit_sum(parts: Tensor, dim: int, *, each: bool) -> Tensor:
+    """Sum vectors over a dimension, and bring to length 1 the sum, or each of them before."""
+    return F.normalize(parts, dim=-1).sum(dim) if each else F.normalize(parts.sum(dim), dim=-1)
