@@ -136,6 +136,9 @@ class Recommender(nn.Module):
     negatives: ClassVar[int] = 1
     """Sampled items per training pair; 0 for models that learn without."""
 
+    item_graphs: ClassVar[bool] = False
+    """Whether a modality that is given as an item graph only, without dense features, will do."""
+
     def __init__(self, config: ModelConfig, inputs: ModelInputs) -> None:
         super().__init__()
         self.config = config

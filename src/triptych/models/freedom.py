@@ -65,6 +65,7 @@ class FREEDOMConfig(ContentConfig):
 class FREEDOM(Recommender):
     """LightGCN's vectors plus those of alike items."""
 
+    item_graphs = True
     config: FREEDOMConfig
     adj: SparseGraph
     item_adj: SparseGraph

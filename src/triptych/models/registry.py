@@ -43,6 +43,13 @@ class ModelEntry:
         """Whether the model uses item content."""
         return "content" if issubclass(self.config, ContentConfig) else "collaborative"
 
+    @property
+    def needs(self) -> str:
+        """What the model learns from beside interactions, in words."""
+        if self.kind == "collaborative":
+            return "interactions"
+        return "features or item graphs" if self.model.item_graphs else "dense features"
+
     def as_dict(self) -> dict[str, Any]:
         """Describe it in JSON values; "any" stands for any number of modalities by name."""
         modalities = ["any"] if self.kind == "content" else []
@@ -52,6 +59,7 @@ class ModelEntry:
             "year": self.year,
             "kind": self.kind,
             "modalities": modalities,
+            "needs": self.needs,
         }
 
 

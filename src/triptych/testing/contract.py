@@ -251,11 +251,13 @@ class RecommenderContract:
         graph = ItemGraph.from_edges(row, col, np.ones(2 * n, dtype=np.float32), n)
         features = {"image": ItemFeatures(present=np.ones(n, dtype=bool), graph=graph)}
         split = replace(toy, data=replace(toy.data, features=features))
+        entry = model_entry_of(self.config)
         try:
             run = self.briefly(split)
         except ConfigError as refused:
             assert "graph" in str(refused)  # noqa: PT017
         else:
+            assert entry.kind == "collaborative" or entry.model.item_graphs
             assert run.scorer.embeddings.items.isfinite().all()
 
     def test_no_features_at_all(self, toy: Split) -> None:

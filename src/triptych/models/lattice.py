@@ -1,0 +1,147 @@
+"""LATTICE: LightGCN plus vectors of alike items, over an item graph that is learned from content.
+
+Paper: Zhang et al., Mining Latent Structures for Multimedia Recommendation, ACM MM 2021
+(arXiv:2104.09036). Letters: I items, M modalities with features F_m, K neighbours, L item layers.
+
+- K(X) keeps the K largest cosines of each row of X, itself included; N(S) = D^-1/2 S D^-1/2, D the row sums.
+- Fixed graphs: O_m = N(K(F_m)), once, from the features as they are given.
+- Learned graph: S = sum_m b_m K(W_m F_m + c_m), b = softmax(a). N(S) normalises the mixture, not its parts.
+- Item graph: A = (1 - fixed_share) N(S) + fixed_share sum_m b_m O_m.
+- Vectors: h = A^L Q; users as LightGCN gives them, items as LightGCN gives them plus h / |h|.
+- Loss: BPR, and half the squares of the batch's final vectors over B.
+
+A is learned in the first batch of each epoch, with gradient to W, c, a and F; later batches take it as a
+constant, and embeddings are made with an A of the parameters as they are then. No (I, I) matrix is made: the
+K nearest are found block by block, and their cosines have the gradient that the dense form gives.
+
+The authors' code, which MMRec contains and on which the published tables rest, differs from the paper:
+
+- It propagates over (D + I)^-1 (A + I), not D^-1/2 A D^-1/2: `normalisation`.
+- The features F learn too, at four times their memory: `feature_training`.
+- It ran in a torch that filled missing gradients with zeros, so that in later batches Adam's momentum went
+  on moving what A is learned from, several times as far in all: the training setting `zero_missing_grads`.
+- It leaves negative cosines in. The paper sets them to 0, as is done here to learned ones, and then no row
+  sum can vanish. The K nearest hardly ever have any.
+
+Beyond the paper: any modalities by name. An item takes neighbours from the modalities it has, whose shares b
+are rescaled to sum to 1; where its features are all zero, it lacks the modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triptych.graph.learned import LearnedGraph, inverse_root, neighbor_graph, propagate_sum
+from triptych.graph.sparse import SparseGraph, propagate
+from triptych.losses import bpr_loss, half_squared
+from triptych.models.base import (
+    ContentConfig,
+    Losses,
+    ModelInputs,
+    Recommender,
+    Step,
+    Triplets,
+    batch_rows,
+    pair_scores,
+)
+from triptych.models.registry import register
+from triptych.nn.content import FeatureBank, Projector
+from triptych.nn.embedding import NodeEmbedding
+from triptych.scorer import Embeddings
+
+
+class LATTICEConfig(ContentConfig):
+    """Settings of LATTICE."""
+
+    n_layers: int = Field(2, ge=0)
+    """Layers over the user–item graph; 0 leaves matrix factorisation."""
+    n_item_layers: int = Field(1, gt=0)
+    """L, layers over the item graph."""
+    n_neighbors: int = Field(10, gt=0)
+    """K of the item graphs, the item itself included."""
+    fixed_share: float = Field(0.9, ge=0, le=1)
+    """Share of the fixed item graphs; the learned one has the rest."""
+    normalisation: Literal["rw_loop", "sym"] = "rw_loop"
+    """Of the user–item graph: "rw_loop" as the authors' code and the published tables, "sym" as the paper."""
+    feature_training: Literal["frozen", "all"] = "all"
+    """Whether the raw features learn, "all" as in the authors' code."""
+    reg_weight: float = Field(1e-5, ge=0)
+    """Weight of the final vectors' squares; the authors search 0, 1e-5, 1e-4 and 1e-3."""
+
+
+@register("lattice", LATTICEConfig, paper="Mining Latent Structures: LATTICE (arXiv:2104.09036)", year=2021)
+class LATTICE(Recommender):
+    """LightGCN's vectors plus those of items that content, as learned so far, finds alike."""
+
+    config: LATTICEConfig
+    adj: SparseGraph
+    known: Tensor
+
+    def __init__(self, config: LATTICEConfig, inputs: ModelInputs) -> None:
+        super().__init__(config, inputs)
+        modalities = inputs.choose_modalities(config.modalities)
+        self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, config.embedding_dim)
+        self.features = FeatureBank(inputs.features, modalities, training=config.feature_training)
+        self.project = Projector(self.features.dims, config.embedding_dim)
+        self.modality_logits = nn.Parameter(torch.zeros(len(modalities)))  # a
+        known = [self.features.present(m) & self.features.rows(m).any(dim=1) for m in modalities]
+        self.register_buffer("known", torch.stack(known), persistent=False)  # (M, I)
+        self.register_graph("adj", inputs.graphs.bipartite(config.normalisation))
+        for modality in modalities:
+            fixed = inputs.graphs.items(modality, config.n_neighbors, "cosine")
+            self.register_graph(f"fixed_{modality}", fixed)
+        self._item_graphs: list[LearnedGraph] = []  # of this epoch, once its first batch has learned them
+
+    def epoch_steps(self, epoch: int) -> Iterable[Step]:
+        self._item_graphs = []
+        return ()
+
+    def embeddings(self) -> Embeddings:
+        return self._embed(self._learn())
+
+    def loss(self, batch: Triplets) -> Losses:
+        graphs = self._item_graphs or self._learn()
+        self._item_graphs = [graph.detach() for graph in graphs]
+        rows = batch_rows(self._embed(graphs), batch)
+        return {
+            "bpr": bpr_loss(*pair_scores(*rows)),
+            "reg": self.config.reg_weight * half_squared(*rows) / len(batch.user),
+        }
+
+    def modality_embeddings(self) -> dict[str, Tensor]:
+        return {
+            modality: self.project(modality, self.features.rows(modality)) * known[:, None]
+            for modality, known in zip(self.features.dims, self.known, strict=True)
+        }
+
+    def _learn(self) -> list[LearnedGraph]:
+        """Find alike items by what the parameters say now: graphs whose sum is A."""
+        shares = self._shares()  # (M, I)
+        similar = [
+            neighbor_graph(vectors, self.config.n_neighbors, known)
+            for vectors, known in zip(self.modality_embeddings().values(), self.known, strict=True)
+        ]
+        degrees = [share * graph.row_sums() for share, graph in zip(shares, similar, strict=True)]
+        scale = inverse_root(torch.stack(degrees).sum(dim=0))
+        graphs = []
+        for modality, share, graph in zip(self.features.dims, shares, similar, strict=True):
+            fixed = cast(SparseGraph, self.get_submodule(f"fixed_{modality}"))
+            graphs.append(graph.scaled((1 - self.config.fixed_share) * share * scale, scale))
+            graphs.append(LearnedGraph(fixed, fixed.values).scaled(self.config.fixed_share * share))
+        return graphs
+
+    def _shares(self) -> Tensor:
+        """Share out each item among the modalities it has, by b: (M, I)."""
+        logits = torch.where(self.known, self.modality_logits[:, None], torch.finfo(torch.float32).min)
+        return logits.softmax(dim=0) * self.known
+
+    def _embed(self, graphs: list[LearnedGraph]) -> Embeddings:
+        users, items = self.nodes.split(propagate(self.adj, self.nodes.weight, self.config.n_layers))
+        alike = propagate_sum(graphs, self.nodes.ego.items, self.config.n_item_layers)
+        return Embeddings(users, items + F.normalize(alike))

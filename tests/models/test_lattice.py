@@ -1,0 +1,345 @@
+"""LATTICE keeps the contract, and does what its paper says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.data.features import ItemFeatures, ItemGraph
+from triptych.data.interactions import LEFT_OUT
+from triptych.data.split import Split
+from triptych.errors import ConfigError
+from triptych.graph.sparse import SparseGraph
+from triptych.graph.store import GraphStore
+from triptych.models.base import ModelInputs, Triplets
+from triptych.models.lattice import LATTICE, LATTICEConfig
+from triptych.runs import train
+from triptych.testing import RecommenderContract, toy_dataset
+from triptych.training.config import TrainConfig
+
+DIM, K = 4, 3
+BATCH = Triplets(torch.tensor([0, 3, 3, 11]), torch.tensor([1, 2, 5, 9]), torch.tensor([4, 4, 0, 2]))
+LEARNED_FROM = ("features.of_", "project.", "modality_logits")
+"""Parameters that the item graph alone depends on."""
+
+
+class TestLATTICE(RecommenderContract):
+    config = LATTICEConfig(embedding_dim=8, n_neighbors=3)
+
+
+class TestLATTICEAsInThePaper(RecommenderContract):
+    config = LATTICEConfig(
+        embedding_dim=8, n_neighbors=3, n_item_layers=2, normalisation="sym", feature_training="frozen"
+    )
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def split() -> Split:
+    """Item 0 lacks an image, item 1 a text, item 2 both; all have a sound. User 0 chose nothing."""
+    data = toy_dataset()
+    kinds = {}
+    for name, features in data.features.items():
+        present = features.present & (np.arange(data.n_items) != 2)
+        kinds[name] = ItemFeatures.dense(features.values, present)
+    kinds["audio"] = ItemFeatures.dense(np.random.default_rng(1).normal(size=(data.n_items, 3)))
+    whole = Split.by_ratio(replace(data, features=kinds), rng=0)
+    part = np.where(data.interactions.user == 0, LEFT_OUT, whole.part).astype(np.int8)
+    return replace(whole, part=part)
+
+
+def build(split: Split, **settings) -> LATTICE:
+    """A model in float64, whose modalities do not weigh the same."""
+    torch.manual_seed(0)
+    config = {"embedding_dim": DIM, "n_neighbors": K, "modalities": ("image", "text")} | settings
+    model = LATTICE(LATTICEConfig(**config), ModelInputs.from_split(split)).double()
+    with torch.no_grad():
+        model.modality_logits.copy_(torch.linspace(0.5, -0.5, len(model.modality_logits)))
+    return model
+
+
+def similar(rows: torch.Tensor, k: int, known: torch.Tensor) -> torch.Tensor:
+    """K(X) of the known rows."""
+    unit = rows / rows.pow(2).sum(1, keepdim=True).sqrt().clamp_min(1e-300)
+    cosines = (unit @ unit.T).where(known & known[:, None], -2.0)
+    values, places = cosines.topk(k, dim=1)
+    return torch.zeros_like(cosines).scatter(1, places, values) * known[:, None]
+
+
+def normalised(matrix: torch.Tensor) -> torch.Tensor:
+    sums = matrix.sum(1)
+    root = torch.where(sums > 0, sums.where(sums > 0, 1).pow(-0.5), 0)
+    return root[:, None] * matrix * root
+
+
+def backbone(split: Split, normalisation: str) -> torch.Tensor:
+    n_users, n = split.n_users, split.n_users + split.n_items
+    linked = torch.zeros(n, n, dtype=torch.float64)
+    linked[split.train.user, n_users + split.train.item] = 1
+    linked = linked + linked.T
+    if normalisation == "rw_loop":
+        linked = linked + torch.eye(n)
+        return linked / linked.sum(1, keepdim=True)
+    root = linked.sum(1).clamp_min(1).sqrt()
+    return linked / root / root[:, None]
+
+
+def dense_item_graph(model: LATTICE, split: Split) -> torch.Tensor:
+    """A of the docstring as an (I, I) matrix."""
+    weights = model.modality_logits.exp()
+    learned, fixed, total = 0.0, 0.0, 0.0
+    for place, modality in enumerate(model.features.dims):
+        features = split.data.features[modality]
+        known = torch.from_numpy(features.present)
+        rows, linear = model.features.rows(modality), model.project.maps["of_" + modality]
+        share = (weights[place] * known)[:, None]
+        learned = learned + share * similar(
+            rows @ linear.weight.T + linear.bias, model.config.n_neighbors, known
+        )
+        raw = torch.from_numpy(features.values).double()
+        fixed = fixed + share * normalised(similar(raw, model.config.n_neighbors, known))
+        total = total + share
+    total = torch.where(total > 0, total, 1.0)
+    lam = model.config.fixed_share
+    return (1 - lam) * normalised((learned / total).clamp(min=0)) + lam * fixed / total
+
+
+def dense_embeddings(model: LATTICE, split: Split, item_graph: torch.Tensor) -> torch.Tensor:
+    adjacency = backbone(split, model.config.normalisation)
+    layers = [model.nodes.weight]
+    for _ in range(model.config.n_layers):
+        layers.append(adjacency @ layers[-1])
+    h = model.nodes.weight[split.n_users :]
+    for _ in range(model.config.n_item_layers):
+        h = item_graph @ h
+    length = h.pow(2).sum(1, keepdim=True)
+    unit = torch.where(length > 0, h / length.where(length > 0, 1).sqrt(), 0)
+    return torch.stack(layers).mean(0) + torch.cat([torch.zeros(split.n_users, DIM), unit])
+
+
+def dense_losses(model: LATTICE, split: Split, item_graph: torch.Tensor) -> dict[str, torch.Tensor]:
+    nodes = dense_embeddings(model, split, item_graph)
+    users, items = nodes.split([split.n_users, split.n_items])
+    u, p, n = users[BATCH.user], items[BATCH.pos], items[BATCH.neg]
+    squares = (u * u).sum() + (p * p).sum() + (n * n).sum()
+    return {
+        "bpr": -torch.sigmoid((u * (p - n)).sum(1)).log().mean(),
+        "reg": model.config.reg_weight * 0.5 * squares / len(BATCH.user),
+    }
+
+
+def nodes(model: LATTICE) -> torch.Tensor:
+    return torch.cat(model.embeddings())
+
+
+SETTINGS = [
+    {},
+    {"n_layers": 0, "n_item_layers": 2, "normalisation": "sym"},
+    {"fixed_share": 0.3, "n_neighbors": 5, "modalities": ("text",)},
+    {"fixed_share": 0.0, "n_item_layers": 3, "modalities": ("audio", "image", "text")},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_equals_the_dense_equations_in_value_loss_and_gradient(split: Split, settings: dict):
+    model = build(split, reg_weight=0.3, **settings)
+    graph = dense_item_graph(model, split)
+    assert torch.allclose(nodes(model), dense_embeddings(model, split, graph), atol=1e-6)
+    losses, expected = model.loss(BATCH), dense_losses(model, split, graph)
+    assert list(losses) == list(expected)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    for name, term in expected.items():
+        assert losses[name].item() == pytest.approx(term.item(), rel=1e-6)
+        fast, slow = (
+            torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True)
+            for x in (losses[name], term)
+        )
+        for parameter, a, b in zip(names, fast, slow, strict=True):
+            assert torch.allclose(a, b, atol=1e-6), parameter
+            usual = parameter != "modality_logits" or len(model.features.dims) > 1
+            assert (a.abs().max() > 1e-6) == usual, parameter
+
+
+def test_the_first_batch_of_an_epoch_learns_the_graph_and_later_ones_take_it_as_it_is(split: Split):
+    model = build(split)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        total = torch.stack(list(model.loss(BATCH).values())).sum()
+        return dict(zip(names, torch.autograd.grad(total, parameters, allow_unused=True), strict=True))
+
+    first = model.loss(BATCH)["bpr"].item()
+    for epoch in (1, 2):
+        list(model.epoch_steps(epoch))
+        before = dense_item_graph(model, split).detach()
+        assert all(gradient is not None for gradient in gradients().values())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.startswith(LEARNED_FROM):
+                    parameter.add_(torch.randn_like(parameter))
+        later = gradients()
+        assert {name for name, gradient in later.items() if gradient is not None} == {"nodes.weight"}
+        assert model.loss(BATCH)["bpr"].item() == pytest.approx(
+            dense_losses(model, split, before)["bpr"].item()
+        )
+    list(model.epoch_steps(3))
+    assert model.loss(BATCH)["bpr"].item() != first
+    now = dense_embeddings(model, split, dense_item_graph(model, split))
+    assert torch.allclose(nodes(model), now, atol=1e-6)  # always of the parameters as they are
+
+
+def test_embeddings_leave_the_graph_of_the_epoch_alone(split: Split):
+    model = build(split)
+    model.loss(BATCH)
+    kept = model._item_graphs
+    model.scorer()
+    assert model._item_graphs is kept
+    assert not any(graph.values.requires_grad for graph in kept)
+
+
+def test_state_holds_all_that_embeddings_need(split: Split):
+    first = build(split)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    second = build(split)
+    assert not torch.equal(nodes(first), nodes(second))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(nodes(first), nodes(second))
+
+
+def test_features_learn_if_asked_to(split: Split):
+    learning, frozen = build(split), build(split, feature_training="frozen")
+    assert torch.equal(nodes(learning), nodes(frozen))
+    names = {name for name, _ in learning.named_parameters()} - {
+        name for name, _ in frozen.named_parameters()
+    }
+    assert names == {"features.of_image", "features.of_text"}
+    assert not any(name.startswith("features") for name in frozen.state_dict())
+    learning.loss(BATCH)["bpr"].backward()
+    assert learning.features.rows("image").grad[0].abs().max() == 0  # lacks an image
+    before = split.data.features["image"].values.copy()
+    with torch.no_grad():
+        learning.features.rows("image").add_(1.0)
+    assert np.array_equal(split.data.features["image"].values, before)
+
+
+@pytest.mark.parametrize(("zero_missing_grads", "moved_on"), [(True, True), (False, False)])
+def test_zero_missing_gradients_keep_the_momentum(split: Split, zero_missing_grads: bool, moved_on: bool):
+    """With several batches an epoch, Adam moves what the graph is learned from once, or in every batch."""
+    weights = []
+    for batch_size in (1000, 8):
+        config = TrainConfig(
+            epochs=1, batch_size=batch_size, learning_rate=1e-3, metric="recall@1",
+            zero_missing_grads=zero_missing_grads,
+        )  # fmt: skip
+        settings = LATTICEConfig(embedding_dim=DIM, n_neighbors=K)
+        run = train(settings, split, seed=0, config=config, device="cpu", k=(1,))
+        moved = run.weights["features.of_audio"] - torch.from_numpy(split.data.features["audio"].values)
+        weights.append(moved.abs().max().item())
+    once, often = weights
+    assert once == pytest.approx(1e-3, rel=1e-2)
+    assert (often > 2 * once) == moved_on
+
+
+def test_by_hand_three_items():
+    user, item = torch.tensor([0, 0, 0]), torch.arange(3)
+    rows = np.array(
+        [[1, 0], [0.6, 0.8], [-0.8, 0.6]]
+    )  # cosines 0.6 of 0 and 1, 0 of 1 and 2, -0.8 of 0 and 2
+    features = {"sound": ItemFeatures.dense(rows)}
+    inputs = ModelInputs(1, 3, user, item, features, GraphStore(user, item, 1, 3, features))
+    config = LATTICEConfig(embedding_dim=2, n_neighbors=2, n_layers=0, fixed_share=0.25)
+    model = LATTICE(config, inputs)
+    with torch.no_grad():
+        # Learned: item 0 and 2 change places, so it is items 2 and 1 that are 0.6 alike.
+        model.features.rows("sound").copy_(torch.tensor(rows[::-1].copy()))
+        model.project.maps["of_sound"].weight.copy_(torch.eye(2))
+        model.project.maps["of_sound"].bias.zero_()
+        model.nodes.weight.copy_(torch.tensor([[9.0, 9.0], [1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
+    # Fixed: rows 0 and 1 are (1, 0.6)/1.6, row 2 is itself alone, with a cosine of 0 to item 1.
+    fixed = np.array([[1, 0.6, 0], [0.6, 1, 0], [0, 0, 1.6]]) / 1.6
+    h = (0.75 * fixed[::-1, ::-1] + 0.25 * fixed) @ np.array([[1.0, 0], [0, 2], [0, 0]])
+    expected = np.array([[1.0, 0], [0, 2], [0, 0]]) + h / np.linalg.norm(h, axis=1, keepdims=True)
+    users, items = model.embeddings()
+    assert users.tolist() == [[9, 9]]
+    assert np.allclose(items.detach().numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embedding_dim": 5}, {"modalities": ("text",)}, {"n_layers": 1}, {"n_item_layers": 2},
+        {"n_neighbors": 4}, {"fixed_share": 0.5}, {"normalisation": "sym"}, {"reg_weight": 0.7},
+    ],
+)  # fmt: skip
+def test_every_setting_changes_the_loss(split: Split, change: dict):
+    totals = [sum(build(split, **settings).loss(BATCH).values()).item() for settings in ({}, {}, change)]
+    assert totals[0] == totals[1] != totals[2]
+
+
+def test_items_that_lack_modalities(split: Split):
+    model, text = build(split), build(split, modalities=("text",))
+    graphs = [graph.detach() for graph in model._learn()]
+    dense = sum(
+        SparseGraph.from_edges(*graph.pattern.edges()[:2], graph.values, 10, 10).to_dense()
+        for graph in graphs
+    )
+    assert dense[2].abs().max() == dense[:, 2].abs().max() == 0  # lacks both
+    fixed, alone = graphs[3], text._learn()[1]
+    row = fixed.pattern.edges()[0] == 0
+    assert row.sum() == K
+    assert torch.allclose(fixed.values[row], alone.values[row])  # has a text only, which has the whole share
+    known = model.modality_embeddings()
+    assert list(known) == ["image", "text"]
+    assert known["image"].abs().sum(1).gt(0).tolist() == [False, True, False] + [True] * 7
+    sum(model.loss(BATCH).values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_features_of_zeros_count_as_lacking(split: Split):
+    def with_text(present: np.ndarray) -> Split:
+        values = split.data.features["text"].values.copy()
+        values[4] = 0
+        features = {**split.data.features, "text": ItemFeatures.dense(values, present)}
+        return replace(split, data=replace(split.data, features=features))
+
+    present = split.data.features["text"].present
+    absent = present & (np.arange(split.n_items) != 4)
+    assert torch.equal(nodes(build(with_text(present))), nodes(build(with_text(absent))))
+
+
+def test_a_modality_of_graphs_alone_is_refused_and_a_given_graph_is_taken(split: Split):
+    n = split.n_items
+    each = np.arange(n)
+    graph = ItemGraph.from_edges(each, (each + 1) % n, np.ones(n, dtype=np.float32), n)
+    given = ItemFeatures(present=each >= 0, graph=graph)
+    with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
+        build(replace(split, data=replace(split.data, features={"image": given})), modalities=("image",))
+    both = replace(split.data.features["audio"], graph=graph)
+    model = build(
+        replace(split, data=replace(split.data, features={"audio": both})), modalities=None, fixed_share=1.0
+    )
+    ring = torch.eye(n, dtype=torch.float64).roll(1, dims=1)
+    assert torch.allclose(nodes(model), dense_embeddings(model, split, ring))
+
+
+def test_mixed_precision(split: Split):
+    model = build(split).float()
+    exact = model.loss(BATCH)["bpr"].item()
+    list(model.epoch_steps(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(BATCH)["bpr"]
+    loss.backward()
+    assert loss.item() == pytest.approx(exact, rel=0.01)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
