@@ -70,6 +70,7 @@ def test_every_command_prints_one_json_object(call, prepared: Path, trained: Pat
         (("evaluate", trained, "-k", "2"), {"metrics", "protocol"}),
         (("recommend", trained, "u001", "u002", "-k", "2"), {"recommendations", "excluded"}),
         (("similar", trained, "i001", "-k", "2"), {"items"}),
+        (("diagnose", trained, prepared), {"run", "model", "layers", "modalities", "pairs"}),
         (("train", "mf-bpr", prepared, "--epochs", 1, "-k", "2", "--set", "metric=recall@2", "--out", tmp_path / "r"),
          {"model", "data", "seed", "best_epoch", "epochs", "valid", "test", "seconds_per_epoch", "seconds_per_evaluation",
           "peak_memory_bytes", "run"}),
@@ -90,8 +91,11 @@ def test_models_json_names_what_there_is(call):
     assert {"mf-bpr", "lightgcn", "vbpr", "freedom"} <= listed.keys()
     assert listed["vbpr"] == {
         "name": "vbpr", "paper": listed["vbpr"]["paper"], "year": 2016, "kind": "content", "modalities": ["any"],
+        "needs": "dense features",
     }  # fmt: skip
     assert listed["lightgcn"]["modalities"] == []
+    assert listed["lightgcn"]["needs"] == "interactions"
+    assert listed["freedom"]["needs"] == "features or item graphs"
 
 
 def test_train_json_has_metrics_by_name(call, prepared: Path, tmp_path: Path):

@@ -233,6 +233,52 @@ def similar(
     )
 
 
+@app.command(epilog="Example: `triptych diagnose runs/freedom-shop-seed7 data/shop`")
+def diagnose(
+    run_folder: RunFolder,
+    data: DataFolder,
+    layers: Annotated[
+        int, typer.Option(min=0, help="How often vectors are passed along the user–item graph.")
+    ] = 3,
+    as_json: Json = False,
+) -> None:
+    """Measure what a trained model does with content: its columns, its modalities, what they share."""
+    from triptych.data.dataset import Dataset
+    from triptych.runs import diagnose as diagnose_run
+    from triptych.runs import load
+
+    found = diagnose_run(load(run_folder), Dataset.load(data), n_layers=layers)
+    if as_json:
+        print_json({"run": str(run_folder), **found.model_dump(mode="json")})
+        return
+    print_table(
+        f"{found.model} on {found.data}: how much columns repeat each other",
+        ["of", "layer", "users", "items"],
+        [(row.of, row.layer, row.users, row.items) for row in found.layers],
+        notes="MGNM's p: 0 where no two of D columns correlate, sqrt(D (D - 1) / 2) where all are alike.",
+    )
+    if not found.modalities:
+        out.print(f"\n{found.model} has no vectors by modality.", highlight=False)
+    else:
+        print_table(
+            "\nThe modalities in the model",
+            ["modality", "items", "uniformity", "raw variance kept"],
+            [(row.modality, row.n_items, row.uniformity, row.variance_kept) for row in found.modalities],
+            notes="Uniformity: 0 where all vectors point one way, lower where they spread.",
+        )
+    if found.pairs:
+        print_table(
+            "\nWhat two modalities say of each other",
+            ["modalities", "items", "distance", "nats in the model", "nats in raw features"],
+            [
+                (" + ".join(row.modalities), row.n_items, row.alignment, row.information, row.information_raw)
+                for row in found.pairs
+            ],
+            notes="Distance: mean squared distance of an item's two unit vectors, 0 to 4.\n"
+            "Nats: lower bounds of the information they share.",
+        )
+
+
 @app.command(epilog="Example: `triptych models --json`")
 def models(as_json: Json = False) -> None:
     """List the models, and the recipes that come with Triptych."""
@@ -244,9 +290,10 @@ def models(as_json: Json = False) -> None:
         print_json({"models": entries, "recipes": shipped_recipes()})
         return
     rows = [
-        (e["name"], str(e["year"]), e["kind"], ", ".join(e["modalities"]) or "–", e["paper"]) for e in entries
+        (e["name"], str(e["year"]), e["needs"], ", ".join(e["modalities"]) or "–", e["paper"])
+        for e in entries
     ]
-    print_table(None, ["model", "year", "kind", "modalities", "paper"], rows)
+    print_table(None, ["model", "year", "needs", "modalities", "paper"], rows)
     out.print("\nRecipes: " + ", ".join(shipped_recipes()), highlight=False, markup=False)
 
 

@@ -1,7 +1,19 @@
 """Runs: trained models with all that says how they came to be."""
 
+from triptych.runs.diagnosis import Diagnosis, diagnose
 from triptych.runs.record import RunRecord
 from triptych.runs.run import RUN, Recommendation, Run, ScoredItem, evaluate, load
 from triptych.runs.train import train
 
-__all__ = ["RUN", "Recommendation", "Run", "RunRecord", "ScoredItem", "evaluate", "load", "train"]
+__all__ = [
+    "RUN",
+    "Diagnosis",
+    "Recommendation",
+    "Run",
+    "RunRecord",
+    "ScoredItem",
+    "diagnose",
+    "evaluate",
+    "load",
+    "train",
+]

@@ -1,0 +1,115 @@
+"""Diagnosis: its figures are those of the model's own vectors, and it wants the data of the run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.data.features import ItemFeatures
+from triptych.data.missing import fill_missing
+from triptych.data.split import Split
+from triptych.errors import StorageError
+from triptych.evaluation.mechanism import alignment, variance_kept
+from triptych.graph.bipartite import bipartite_graph
+from triptych.models.base import ModelInputs
+from triptych.models.dualgnn import DualGNNConfig
+from triptych.nn.correlation import redundancy
+from triptych.runs import Run, diagnose, load, train
+from triptych.runs.diagnosis import rebuild
+from triptych.testing import toy_dataset
+from triptych.training.config import TrainConfig
+
+BRIEFLY = TrainConfig(epochs=2, batch_size=16, metric="recall@1")
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    data = toy_dataset()
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(data.n_items, 5))
+    sound = ItemFeatures.dense(values, present=np.arange(data.n_items) > 1)
+    return Split.by_ratio(replace(data, features={**data.features, "sound": sound}), rng=0)
+
+
+@pytest.fixture(scope="module")
+def run(split: Split) -> Run:
+    return train(DualGNNConfig(embedding_dim=4), split, config=BRIEFLY, k=(1,), device="cpu")
+
+
+def test_measures_are_those_of_the_rebuilt_models_vectors(run: Run, split: Split, tmp_path):
+    run.save(tmp_path / "run")  # which keeps no features
+    found = diagnose(load(tmp_path / "run"), split.data, n_layers=2)
+    inputs = ModelInputs.from_split(split)
+    model = rebuild(run, inputs)
+    assert torch.equal(model.scorer().embeddings.items, run.scorer.embeddings.items)
+    vectors = model.modality_embeddings()
+    assert [row.modality for row in found.modalities] == list(vectors)
+    for row in found.modalities:
+        features = split.data.features[row.modality]
+        present = torch.from_numpy(features.present)
+        assert row.n_items == present.sum()
+        kept = variance_kept(torch.from_numpy(features.values)[present], vectors[row.modality][present])
+        assert row.variance_kept == pytest.approx(kept)
+    assert len(found.pairs) == 3
+    for pair in found.pairs:
+        first, second = pair.modalities
+        both = torch.from_numpy(split.data.features[first].present & split.data.features[second].present)
+        assert pair.n_items == both.sum()
+        assert pair.alignment == pytest.approx(alignment(vectors[first][both], vectors[second][both]))
+        assert pair.information is None  # a dozen items are too few for a word on that
+    result = next(row for row in found.layers if row.of == "result")
+    assert result.items == pytest.approx(redundancy(run.scorer.embeddings.items).item())
+
+
+def test_ids_are_passed_along_the_graph_layer_by_layer(split: Split):
+    lightgcn = train("lightgcn", split, config=BRIEFLY, k=(1,), device="cpu", settings={"embedding_dim": 4})
+    found = diagnose(lightgcn, split.data, n_layers=2)
+    assert found.modalities == []
+    user, item = (torch.from_numpy(part) for part in split.train)
+    dense = bipartite_graph(user, item, split.n_users, split.n_items).to_dense()
+    nodes = lightgcn.weights["nodes.weight"]
+    for row in [row for row in found.layers if row.of == "ids"]:
+        at = torch.linalg.matrix_power(dense, row.layer) @ nodes
+        assert row.users == pytest.approx(redundancy(at[: split.n_users]).item(), rel=1e-4)
+        assert row.items == pytest.approx(redundancy(at[split.n_users :]).item(), rel=1e-4)
+    assert [row.layer for row in found.layers if row.of == "ids"] == [0, 1, 2]
+
+
+def test_modalities_of_enough_items_are_compared(split: Split):
+    n = 90
+    rng = np.random.default_rng(1)
+    shared = rng.normal(size=(n, 3))
+    features = {
+        "image": ItemFeatures.dense(shared @ rng.normal(size=(3, 3))),
+        "text": ItemFeatures.dense(shared + 0.1 * rng.normal(size=(n, 3))),
+    }
+    from triptych.data.dataset import Dataset
+    from triptych.data.interactions import Interactions
+
+    users, items = rng.integers(0, 30, 900), rng.integers(0, n, 900)
+    items[:n] = np.arange(n)
+    pairs = Interactions.from_ids(users.astype(str), np.char.mod("%03d", items))
+    data = replace(Dataset.from_interactions("many", pairs), features=features)
+    many = Split.by_ratio(data, rng=0)
+    run = train(DualGNNConfig(embedding_dim=4), many, config=BRIEFLY, k=(1,), device="cpu")
+    (pair,) = diagnose(run, data).pairs
+    assert pair.n_items == n
+    assert pair.information_raw > 1
+    assert pair.information >= 0
+
+
+def test_other_data_is_refused(run: Run, split: Split):
+    features = {**split.data.features, "sound": ItemFeatures.dense(np.ones((split.n_items, 2)))}
+    for other in (replace(split.data, features=features), replace(split.data, features={})):
+        with pytest.raises(StorageError, match="the data set that the run was trained on"):
+            diagnose(run, other)
+
+
+def test_filled_features_are_filled_again(split: Split):
+    filled = fill_missing(split, "mean")
+    run = train(DualGNNConfig(embedding_dim=4), filled, config=BRIEFLY, k=(1,), device="cpu")
+    found = diagnose(run, split.data)
+    assert {row.n_items for row in found.modalities} == {split.n_items}
