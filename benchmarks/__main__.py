@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-NAMES = ("propagation", "sampling", "ranking", "neighbors", "epoch", "reading", "encoding")
+NAMES = ("propagation", "sampling", "ranking", "neighbors", "epoch", "reading", "encoding", "memory")
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
 
     import torch
 
-    from benchmarks import encoding, epoch, neighbors, propagation, ranking, reading, sampling
+    from benchmarks import encoding, epoch, memory, neighbors, propagation, ranking, reading, sampling
     from benchmarks.machine import machine_facts
     from benchmarks.report import Report
 
@@ -36,6 +36,7 @@ def main() -> None:
         "epoch": epoch,
         "reading": reading,
         "encoding": encoding,
+        "memory": memory,
     }
     report = Report(machine_facts(), rounds=options.rounds)
     report.print_facts()

@@ -80,6 +80,7 @@ MORE: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
         ],
     }
 }
+SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 AMAZON = ("baby", "sports", "clothing")
 FIRST = ["mf-bpr", "lightgcn", "vbpr", "freedom"]
 """The models of a grid for which none is named; the others take hours."""
@@ -94,6 +95,7 @@ RECIPES: Mapping[str, list[str]] = {
     ],
     "sports": ["lightgcn"],
     "clothing": ["lightgcn"],
+    "beauty": ["lightgcn"],
     "tiktok": ["vbpr-tiktok.toml", "freedom-tiktok.toml"],
 }
 
@@ -104,6 +106,20 @@ def load_split(name: str) -> Split:
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder))
             return Split.by_ratio(prepare_movielens(Path(folder)))
+    columns = Columns(user="userID", item="itemID", label="x_label")
+    if name == "beauty":  # has keyphrases of its items, and no pictures
+        data = prepare(
+            DATA / "amazon-beauty" / "interactions.parquet",
+            name=name,
+            columns=columns,
+            label_meaning=read_label_meaning("0=train,1=valid,2=test"),
+            items_file=DATA / "amazon-beauty" / "item_text.parquet",
+            item_column="itemID",
+            text="{text}",
+            encoders={"text": "minilm"},
+            cache_dir=Path(tempfile.gettempdir()) / "triptych-benchmarks",
+        )
+        return Split.by_label(data)
     if name in AMAZON:
         folder = DATA / f"amazon-{name}"
         # The published valid and test labels have each other's sizes; swapping them gives MMRec's.
@@ -118,7 +134,6 @@ def load_split(name: str) -> Split:
         folder = DATA / "tiktok"
         meaning = read_label_meaning("0=train,1=valid,2=test")
         files = [(m, folder / f"{m}_feat.npy") for m in ("image", "audio")]
-    columns = Columns(user="userID", item="itemID", label="x_label")
     data = prepare(
         folder / "interactions.parquet", name=name, columns=columns, label_meaning=meaning, features=files
     )
@@ -220,21 +235,26 @@ def write(path: Path, entry: dict[str, Any]) -> None:
 
 
 def summarise(path: Path) -> None:
-    """Print mean and standard deviation over seeds of each model and settings."""
+    """Print a line of Markdown for each model and settings: means over seeds and their standard deviation."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for entry in json.loads(path.read_text()):
         groups.setdefault(f"{entry['model']} {json.dumps(entry['settings'])}", []).append(entry)
+    print(
+        "| model and settings | seeds | part |", *(f"{m} |" for m in SHOWN), "epochs | s/epoch | peak MiB |"
+    )
+    print("|" + "---|" * (6 + len(SHOWN)))
     for name, entries in groups.items():
-        for part in ("valid", "test"):
-            if part in entries[0]:
-                values = np.array(
-                    [[e[part][m] for m in ("recall@10", "recall@20", "ndcg@10", "ndcg@20")] for e in entries]
-                )
-                spread = values.std(axis=0, ddof=1) if len(entries) > 1 else np.zeros(4)
-                cells = "  ".join(
-                    f"{m:.4f} ± {s:.4f}" for m, s in zip(values.mean(axis=0), spread, strict=True)
-                )
-                print(f"{name}  {part}  n={len(entries)}  {cells}")
+        part = "test" if "test" in entries[0] else "valid"
+        cells = [_spread([entry[part][metric] for entry in entries]) for metric in SHOWN]
+        cells.append(" ".join(str(entry["epochs"]) for entry in entries))
+        cells.append(f"{np.median([entry['seconds_per_epoch'] for entry in entries]):.2f}")
+        cells.append(f"{max(entry['peak_memory_bytes'] for entry in entries) / 2**20:.0f}")
+        seeds = " ".join(str(entry["seed"]) for entry in entries)
+        print(f"| {name} | {seeds} | {part} | " + " | ".join(cells) + " |")
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
