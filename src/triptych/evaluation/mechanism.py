@@ -18,6 +18,8 @@ _RIDGE = 1e-3
 """Share of its mean variance that each column gets on top before a covariance is inverted."""
 _COLUMNS = 64
 """Principal directions of which canonical ones are sought, at most; and at most a tenth of the rows."""
+_STRENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
+"""Shares of the Gaussian log ratio that a critic may be made of."""
 
 
 def alignment(rows: Tensor, partners: Tensor) -> float:
@@ -66,8 +68,8 @@ def variance_kept(raw: Tensor, embedded: Tensor) -> float:
 def information_bound(rows: Tensor, partners: Tensor, seed: int = 0) -> float:
     """Bound from below how much two modalities say of each other: nats, from 0 to log of half the rows.
 
-    The rows are halved at random. On one half canonical correlations are fitted, which make the best
-    critic if both are Gaussian; on the other the critic is tried, which gives the InfoNCE bound
+    The rows are halved at random. On one half canonical correlations are found and checked, which make the
+    best critic if both are Gaussian; on the other the critic is tried, which gives the InfoNCE bound
     log n - loss. Both halves and both directions are averaged. No critic can push such a bound above the
     truth, save by chance; a poor one leaves it too low.
 
@@ -88,24 +90,35 @@ def information_bound(rows: Tensor, partners: Tensor, seed: int = 0) -> float:
 
 def _bound(fit: Tensor, fit_partners: Tensor, tried: Tensor, tried_partners: Tensor) -> float:
     """Fit the critic on one half and try it on the other."""
-    to_a, to_b = _Whitening(fit), _Whitening(fit_partners)
-    a, b = to_a(fit), to_b(fit_partners)
-    left, correlation, right = torch.linalg.svd(a.T @ b / len(a), full_matrices=False)
-    correlation = correlation.clamp(max=1 - 1e-6)
-    a, b = to_a(tried) @ left, to_b(tried_partners) @ right.T
-    return (_nce(a, b, correlation) + _nce(b, a, correlation)) / 2
+    n_fit = 3 * len(fit) // 4
+    to_a, to_b = _Whitening(fit[:n_fit]), _Whitening(fit_partners[:n_fit])
+    cross = to_a(fit[:n_fit]).T @ to_b(fit_partners[:n_fit])
+    left, _, right = torch.linalg.svd(cross, full_matrices=False)
+    # The correlations of the rows they were fitted to are too good to be true, above all if these are few,
+    # and rows that are not Gaussian want a milder critic: the rest of the half tells both.
+    checked = to_a(fit[n_fit:]) @ left, to_b(fit_partners[n_fit:]) @ right.T
+    found = F.cosine_similarity(*(part - part.mean(dim=0) for part in checked), dim=0)
+    correlation = torch.where(found > n_fit**-0.5, found.clamp(max=1 - 1e-6), 0.0)
+    strength = max(_STRENGTHS, key=lambda strength: _nce(*checked, correlation, strength))
+    return _nce(to_a(tried) @ left, to_b(tried_partners) @ right.T, correlation, strength)
 
 
-def _nce(a: Tensor, b: Tensor, correlation: Tensor) -> float:
-    """Bound the information by telling each row's partner from all others, with the Gaussian log ratio.
+def _nce(a: Tensor, b: Tensor, correlation: Tensor, strength: float) -> float:
+    """Bound the information by how well rows and partners find each other, both ways."""
+    loss = (_loss(a, b, correlation, strength) + _loss(b, a, correlation, strength)) / 2
+    return math.log(len(a)) - loss
+
+
+def _loss(a: Tensor, b: Tensor, correlation: Tensor, strength: float) -> float:
+    """Tell each row's partner from all others, with a share of the Gaussian log ratio.
 
     Up to what depends on a alone, the ratio is sum of (c a b - c^2 b^2 / 2) / (1 - c^2).
     """
-    weight = correlation / (1 - correlation.pow(2))
+    weight = strength * correlation / (1 - correlation.pow(2))
     rows = torch.cat([a * weight, torch.ones_like(a[:, :1])], dim=1)
     others = torch.cat([b, -(b.pow(2) @ (weight * correlation / 2))[:, None]], dim=1)
-    loss = (log_sum_exp_products(rows, others) - (rows * others).sum(dim=1)).mean()
-    return math.log(len(a)) - loss.item()
+    loss: float = (log_sum_exp_products(rows, others) - (rows * others).sum(dim=1)).mean().item()
+    return loss
 
 
 class _Whitening:
