@@ -96,10 +96,10 @@ def _bound(fit: Tensor, fit_partners: Tensor, tried: Tensor, tried_partners: Ten
     left, _, right = torch.linalg.svd(cross, full_matrices=False)
     # The correlations of the rows they were fitted to are too good to be true, above all if these are few,
     # and rows that are not Gaussian want a milder critic: the rest of the half tells both.
-    checked = to_a(fit[n_fit:]) @ left, to_b(fit_partners[n_fit:]) @ right.T
-    found = F.cosine_similarity(*(part - part.mean(dim=0) for part in checked), dim=0)
+    a, b = to_a(fit[n_fit:]) @ left, to_b(fit_partners[n_fit:]) @ right.T
+    found = F.cosine_similarity(a - a.mean(dim=0), b - b.mean(dim=0), dim=0)
     correlation = torch.where(found > n_fit**-0.5, found.clamp(max=1 - 1e-6), 0.0)
-    strength = max(_STRENGTHS, key=lambda strength: _nce(*checked, correlation, strength))
+    strength = max(_STRENGTHS, key=lambda strength: _nce(a, b, correlation, strength))
     return _nce(to_a(tried) @ left, to_b(tried_partners) @ right.T, correlation, strength)
 
 
