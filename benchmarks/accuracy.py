@@ -62,6 +62,23 @@ GRID: Mapping[str, list[dict[str, Any]]] = {
         for t in (0.2, 1.0)
     ],
     "mmgcl": [{"contrast_weight": w, "temperature": t} for w, t in ((0.1, 0.2), (0.4, 0.2), (0.1, 0.5))],
+    "lattice": [{"learning_rate": lr, "lr_decay": 0.96} for lr in (5e-4, 1e-3)],
+    "micro": [{"learning_rate": 5e-4, "lr_decay": 0.96}],
+    "bm3": [{"dropout": p, "reg_weight": w} for p, w in ((0.5, 0.1), (0.3, 0.1), (0.5, 0.01))],
+    "mmssl": [
+        {"sampler": "users", "batch_size": 1024, "lr_decay": 0.96, "patience": 7, "critic_max_width": 256}
+        | {"learning_rate": 5.5e-4, "variant": variant, "graph_refresh": refresh}
+        for variant, refresh in (("official", "official"), ("paper", "epoch"))
+    ],
+    "mgcn": [{"contrast_weight": w, "lr_decay": 0.96} for w in (1e-3, 1e-2, 1e-1)],
+    "lgmrec": [{"contrast_weight": w} for w in (1e-4, 1e-5, 0.0)],
+    "diffmm": [{"batch_size": 1024, "epochs": 50, "contrast_weight": w} for w in (0.1, 0.01)],
+    "mgnm": [{"contrast_weight": w} for w in (1e-4, 1e-5, 0.0)],
+    "camgr": [
+        {"n_neighbors": 20, "lr_decay": 0.96, "reg_weight": w, "id_encoder": encoder}
+        for w, encoder in ((1e-4, "gat"), (1e-2, "gat"), (1e-2, "lightgcn"))
+    ],
+    "msi": [{"cl_weight": c, "initial_scale": scale} for c, scale in ((1.0, 0.69), (2.0, 0.69), (2.0, 0.1))],
 }
 # MovieLens is small and dense: fewer layers, more regularisation. And what does each modality give?
 MORE: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
