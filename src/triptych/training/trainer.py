@@ -186,11 +186,13 @@ class Trainer:
                     return
                 total = torch.stack(list(step.losses.values())).sum()
             optimizers = self.optimizers[step.group].values()
-            for optimizer in optimizers:
+            for optimizer in optimizers:  # of gradients that another group's step has left here
                 optimizer.zero_grad(set_to_none=not self.config.zero_missing_grads)
             total.backward()
             for optimizer in optimizers:
                 optimizer.step()
+                if not self.config.zero_missing_grads:
+                    optimizer.zero_grad()  # as large as the parameters, and of no more use
             log.add(step.losses)
 
     def _autocast(self) -> AbstractContextManager[Any]:
