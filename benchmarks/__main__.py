@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 NAMES = ("propagation", "sampling", "ranking", "neighbors", "epoch", "reading", "encoding", "memory")
+SLOW = ("memory",)
+"""Run if named only: half an hour or more."""
 
 
 def main() -> None:
@@ -51,14 +53,16 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default all but memory"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds, interleaved (default 7)")
     parser.add_argument(
         "--threads", type=int, default=1, help="threads of torch, polars and tokenizers (default 1)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured to FILE")
     options = parser.parse_args()
-    options.names = options.names or list(NAMES)
+    options.names = options.names or [name for name in NAMES if name not in SLOW]
     for name in options.names:
         if name not in NAMES:
             parser.error(f"no benchmark '{name}'; there are {', '.join(NAMES)}")

@@ -158,6 +158,7 @@ class Trainer:
         if best:
             self.progress.best_epoch, self.progress.best_value = epoch, valid[self.config.metric]
             self.progress.evaluations_without_gain = 0
+            self.best = {}  # let go of the old weights before the new ones are copied
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         else:
             self.progress.evaluations_without_gain += 1
