@@ -11,8 +11,8 @@ _STEPS = 1 << 16
 def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
     """Set each entry to zero with probability `rate`, and divide the others by 1 - rate.
 
-    On a CPU torch's own draws one number per entry; here four entries share a 64-bit one, which takes
-    a fifth of the time. The rate is therefore met to 1 / 65,536, and survivors are scaled by what it is.
+    On a CPU torch's own draws one number per entry, one after the other; here four entries share a 64-bit
+    one. The rate is therefore met to 1 / 65,536, and survivors are scaled by what it is.
 
     Args:
         x: any shape.

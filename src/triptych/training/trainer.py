@@ -158,7 +158,6 @@ class Trainer:
         if best:
             self.progress.best_epoch, self.progress.best_value = epoch, valid[self.config.metric]
             self.progress.evaluations_without_gain = 0
-            self.best = {}  # let go of the old weights before the new ones are copied
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         else:
             self.progress.evaluations_without_gain += 1
@@ -187,13 +186,11 @@ class Trainer:
                     return
                 total = torch.stack(list(step.losses.values())).sum()
             optimizers = self.optimizers[step.group].values()
-            for optimizer in optimizers:  # of gradients that another group's step has left here
+            for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=not self.config.zero_missing_grads)
             total.backward()
             for optimizer in optimizers:
                 optimizer.step()
-                if not self.config.zero_missing_grads:
-                    optimizer.zero_grad()  # as large as the parameters, and of no more use
             log.add(step.losses)
 
     def _autocast(self) -> AbstractContextManager[Any]:
