@@ -200,14 +200,16 @@ def measure(
     split: Split, recipe: Recipe, seed: int, data: str, threads: int, keep: Path | None
 ) -> dict[str, Any]:
     """Train once and say what came out, or take what an earlier call with the same arguments kept."""
-    key = {"model": recipe.model, "settings": dict(recipe.settings), "seed": seed, "data": data}
+    key = {"model": recipe.name, "settings": dict(recipe.settings), "seed": seed, "data": data}
     key |= {"threads": threads, "commit": commit()}
     name = hash_arrays(json.dumps(key, sort_keys=True)) + ".json"
     if keep is not None and (keep / name).is_file():
         kept: dict[str, Any] = json.loads((keep / name).read_text())
         return kept
-    model, loop = recipe.configs()
-    record = train(model, split, seed=seed, config=loop, device="cpu").record
+    configs = recipe.configs()
+    record = train(
+        configs.model, split, plugins=configs.plugins, seed=seed, config=configs.training, device="cpu"
+    ).record
     entry = key | {
         "valid": record.valid,
         "test": record.test,

@@ -161,7 +161,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write named arrays as safetensors."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # Not `ascontiguousarray`, which gives a scalar an axis.
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_atomic(path, lambda file: safetensors.numpy.save_file(contiguous, file))
 
 

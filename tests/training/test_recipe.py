@@ -16,7 +16,8 @@ from triptych.training.recipe import Recipe, find_recipe, parse_settings, read_r
 
 def test_settings_are_sorted_into_model_and_loop():
     recipe = Recipe("freedom", {"n_layers": 3, "learning_rate": 0.01}).with_settings({"n_layers": 1})
-    model, loop = recipe.configs()
+    model, loop, plugins = recipe.configs()
+    assert plugins == {}
     assert model == FREEDOMConfig(n_layers=1)
     assert loop == TrainConfig(learning_rate=0.01)
 

@@ -37,7 +37,13 @@ def train(
     data: DataFolder,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="A setting of model or training; repeat."),
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="A setting of model or training, or PLUGIN.FIELD; repeat."
+        ),
+    ] = None,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", metavar="NAME", help="Attach a plug-in of 'triptych models'; repeat."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="At most so many; short for --set epochs=N.")] = None,
@@ -75,10 +81,10 @@ def train(
     from triptych.training.recipe import find_recipe, parse_settings
 
     chosen = parse_settings(settings or []) | ({} if epochs is None else {"epochs": epochs})
-    recipe = find_recipe(model).with_settings(chosen)
-    model_config, train_config = recipe.configs()
+    recipe = find_recipe(model).with_plugins(plugins or []).with_settings(chosen)
+    configs = recipe.configs()
     dataset = Dataset.load(data)
-    folder = out_folder or Path("runs") / f"{recipe.model}-{dataset.name}-seed{seed}"
+    folder = out_folder or Path("runs") / f"{recipe.name}-{dataset.name}-seed{seed}"
     check_new_folder(folder, marker=RUN, overwrite=overwrite)
     checkpoints = folder.with_name(folder.name + ".checkpoint")
     if checkpoints.exists() and not (resume or overwrite):
@@ -88,12 +94,13 @@ def train(
             fix="Pass --resume to go on, or --overwrite to begin anew",
         )
     parts = fill_missing(make_split(dataset, split, split_seed), read_choice("--missing", missing, FILLINGS))
-    with TrainingProgress(recipe.model, train_config.epochs, train_config.metric) as progress:
+    with TrainingProgress(recipe.name, configs.training.epochs, configs.training.metric) as progress:
         result = train_run(
-            model_config,
+            configs.model,
             parts,
             seed=seed,
-            config=train_config,
+            plugins=configs.plugins,
+            config=configs.training,
             device=device,
             k=read_lengths(k),
             masked=read_masked(masked),
@@ -111,8 +118,8 @@ def train(
         return
     record, counts = result.record, result.record.split
     print_table(
-        f"{record.model} on {record.data}, seed {seed}: epoch {record.best_epoch} of {len(record.history)} "
-        f"has the best {train_config.metric}",
+        f"{record.name} on {record.data}, seed {seed}: epoch {record.best_epoch} of {len(record.history)} "
+        f"has the best {configs.training.metric}",
         ["metric", "valid", "test"],
         [[metric, value, record.test.get(metric)] for metric, value in record.valid.items()],
         notes=f"Split by {counts['kind']}: {counts['train']:,} train, {counts['valid']:,} valid, "
@@ -148,7 +155,7 @@ def evaluate(
         print_json(
             {
                 "run": str(run_folder),
-                "model": run.record.model,
+                "model": run.record.name,
                 "metrics": ranking.mean(),
                 "protocol": dict(ranking.protocol),
             }
@@ -158,7 +165,7 @@ def evaluate(
     means = ranking.mean()
     names = list(dict.fromkeys(name.partition("@")[0] for name in means))
     print_table(
-        f"{run.record.model} on {run.record.data}, {on}",
+        f"{run.record.name} on {run.record.data}, {on}",
         ["metric", *(f"@{length}" for length in lengths)],
         [[name, *(means[f"{name}@{length}"] for length in lengths)] for name in names],
         notes=str(ranking).splitlines()[-1],
@@ -190,7 +197,7 @@ def recommend(
         print_json(
             {
                 "run": str(run_folder),
-                "model": run.record.model,
+                "model": run.record.name,
                 "excluded": exclude,
                 "recommendations": answers,
             }
@@ -281,19 +288,26 @@ def diagnose(
 
 @app.command(epilog="Example: `triptych models --json`")
 def models(as_json: Json = False) -> None:
-    """List the models, and the recipes that come with Triptych."""
+    """List the models, the plug-ins for them, and the recipes that come with Triptych."""
+    from triptych.models.plugins.base import plugins
     from triptych.models.registry import models as known_models
     from triptych.training.recipe import shipped_recipes
 
     entries = [entry.as_dict() for entry in known_models()]
+    extras = [{"name": plugin.name, "paper": plugin.paper, "year": plugin.year} for plugin in plugins()]
     if as_json:
-        print_json({"models": entries, "recipes": shipped_recipes()})
+        print_json({"models": entries, "plugins": extras, "recipes": shipped_recipes()})
         return
     rows = [
         (e["name"], str(e["year"]), e["needs"], ", ".join(e["modalities"]) or "–", e["paper"])
         for e in entries
     ]
     print_table(None, ["model", "year", "needs", "modalities", "paper"], rows)
+    print_table(
+        "\nPlug-ins, for --plugin",
+        ["plug-in", "year", "paper"],
+        [(extra["name"], str(extra["year"]), extra["paper"]) for extra in extras],
+    )
     out.print("\nRecipes: " + ", ".join(shipped_recipes()), highlight=False, markup=False)
 
 

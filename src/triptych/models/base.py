@@ -20,7 +20,7 @@ from triptych.data.split import Split
 from triptych.errors import ConfigError, nearest
 from triptych.graph.sparse import SparseGraph
 from triptych.graph.store import GraphStore
-from triptych.nn.embedding import take_rows
+from triptych.nn.embedding import NodeEmbedding, take_rows
 from triptych.scorer import Embeddings, EmbeddingScorer
 
 Losses = dict[str, Tensor]
@@ -59,10 +59,14 @@ class Group:
     by_row: Sequence[nn.Parameter] = ()
 
 
-class ModelConfig(BaseModel):
-    """Settings every model has. Frozen, typed, unknown keys refused; a dict of JSON values and back."""
+class Settings(BaseModel):
+    """Base of all settings: frozen, typed, unknown keys refused; a dict of JSON values and back."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ModelConfig(Settings):
+    """Settings every model has."""
 
     embedding_dim: int = Field(64, gt=0)
     """Length of the user and item vectors."""
@@ -133,7 +137,7 @@ class Recommender(nn.Module):
         inputs: what it may know of the data.
     """
 
-    negatives: ClassVar[int] = 1
+    negatives: int = 1
     """Sampled items per training pair; 0 for models that learn without."""
 
     item_graphs: ClassVar[bool] = False
@@ -171,6 +175,14 @@ class Recommender(nn.Module):
     def modality_embeddings(self) -> dict[str, Tensor]:
         """Give what the model knows of items by modality, each (I, D); models without content give none."""
         return {}
+
+    def id_embeddings(self) -> Embeddings | None:
+        """Give the learned vectors of users (U, D) and items (I, D) themselves, before graphs and content.
+
+        None for models that learn none; by default those of a `NodeEmbedding` kept as `nodes`.
+        """
+        nodes = getattr(self, "nodes", None)
+        return nodes.ego if isinstance(nodes, NodeEmbedding) else None
 
     def register_graph(self, name: str, graph: SparseGraph) -> None:
         """Hold a graph that `embeddings()` reads as part of the model's state, as attribute `name`."""

@@ -124,6 +124,15 @@ class FREEDOM(Recommender):
                 losses[f"bpr_{modality}"] = self.config.feature_loss_weight * term
         return losses
 
+    def modality_embeddings(self) -> dict[str, Tensor]:
+        if self.features is None:
+            return {}
+        return {
+            modality: self.project(modality, self.features.rows(modality))
+            * self.features.present(modality)[:, None]
+            for modality in self.features.dims
+        }
+
     def _embed(self, adj: SparseGraph) -> Embeddings:
         users, items = self.nodes.split(propagate(adj, self.nodes.weight, self.config.n_layers))
         alike = propagate(self.item_adj, self.nodes.ego.items, self.config.n_item_layers, combine="last")

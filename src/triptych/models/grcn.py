@@ -109,6 +109,12 @@ class GRCN(Recommender):
             "reg": self.config.reg_weight * squares,
         }
 
+    def modality_embeddings(self) -> dict[str, Tensor]:
+        return {
+            modality: self._content(modality, preference)[self.n_users :]
+            for modality, preference in zip(self.modalities, self.preferences, strict=True)
+        }
+
     def _content(self, modality: str, preference: Tensor) -> Tensor:
         """Give the unit vectors of users and items in one modality: (U, D) preferences -> (N, D)."""
         present = self.features.present(modality)

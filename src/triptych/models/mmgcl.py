@@ -119,6 +119,12 @@ class MMGCL(Recommender):
             "masked": self._contrast(*(replace(whole[n], columns, part[n]) for n in (0, 1))),
         }
 
+    def modality_embeddings(self) -> dict[str, Tensor]:
+        return self.channels.contents()
+
+    def id_embeddings(self) -> Embeddings:
+        return self.channels.nodes.ego
+
     def optimizer_groups(self) -> dict[str, Group]:
         return {"main": Group(list(self.parameters()), {"weight_decay": self.config.weight_decay})}
 

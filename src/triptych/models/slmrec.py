@@ -81,6 +81,12 @@ class SLMRec(Recommender):
             losses[f"align_{modality}"] = self.config.align_weight * term
         return losses
 
+    def modality_embeddings(self) -> dict[str, Tensor]:
+        return self.channels.contents()
+
+    def id_embeddings(self) -> Embeddings:
+        return self.channels.nodes.ego
+
     def optimizer_groups(self) -> dict[str, Group]:
         return {"main": Group(list(self.parameters()), {"weight_decay": self.config.weight_decay})}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from triptych.losses import bpr_loss, embedding_norm
 from triptych.models.base import ContentConfig, Losses, ModelInputs, Recommender, Triplets, pair_scores
@@ -57,6 +58,17 @@ class VBPR(Recommender):
             "bpr": bpr_loss(*pair_scores(users, pos, neg)),
             "reg": self.config.reg_weight * embedding_norm(users, pos, neg),
         }
+
+    def modality_embeddings(self) -> dict[str, Tensor]:
+        # The one map of all features side by side is the sum of a map for each; the bias belongs to none.
+        maps = self.project.weight.split(list(self.features.dims.values()), dim=1)  # (D, F) each
+        return {
+            modality: F.linear(self.features.rows(modality), part)
+            for modality, part in zip(self.features.dims, maps, strict=True)
+        }
+
+    def id_embeddings(self) -> Embeddings:
+        return Embeddings(self.users[:, : self.config.embedding_dim], self.items)
 
     def _fused(self, items: Tensor) -> Tensor:
         """Fuse the rows of some items, (n,) -> (n, 2D), projecting each distinct item once."""

@@ -64,10 +64,14 @@ class Channels(nn.Module):
     def forward(self) -> Tensor:
         """Stack the channels: (U+I, C D), users first, as graphs number them; nothing is propagated yet."""
         users, items = self.nodes.ego
-        contents = [self.content(place) for place in range(len(self.modalities))]
+        contents = self.contents().values()
         return torch.cat(
             [users.repeat(1, 1 + len(contents)), torch.cat([items, *contents], dim=1)]  # (U, C D), (I, C D)
         )
+
+    def contents(self) -> dict[str, Tensor]:
+        """Project all items' features: modality -> (I, D)."""
+        return {modality: self.content(place) for place, modality in enumerate(self.modalities)}
 
     def content(self, place: int) -> Tensor:
         """Project all items' features of modality number `place`: (I, D)."""

@@ -39,7 +39,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     """
     if (folder / RUN).is_file():
         run = load(folder)
-        return {"folder": str(folder), "kind": "run", "model": run.record.model, "whole": True}
+        return {"folder": str(folder), "kind": "run", "model": run.record.name, "whole": True}
     if (folder / MANIFEST).is_file():
         data = Dataset.load(folder)
         return {"folder": str(folder), "kind": "data set", "name": data.name, "whole": True}

@@ -17,7 +17,8 @@ from triptych.errors import StorageError
 from triptych.evaluation.mechanism import alignment, information_bound, uniformity, variance_kept
 from triptych.graph.sparse import propagate_layers
 from triptych.models.base import ModelInputs, Recommender
-from triptych.models.registry import create_model, make_config, model_entry
+from triptych.models.plugins.base import create_plugged_in, make_plugin_configs
+from triptych.models.registry import make_config, model_entry
 from triptych.nn.correlation import redundancy
 from triptych.nn.embedding import NodeEmbedding
 from triptych.runs.run import Run
@@ -104,7 +105,7 @@ def diagnose(run: Run, data: Dataset, *, n_layers: int = 3) -> Diagnosis:
     with torch.no_grad():
         vectors = model.modality_embeddings()
         return Diagnosis(
-            model=run.record.model,
+            model=run.record.name,
             data=run.record.data,
             seed=run.record.seed,
             layers=list(_layers(model, run, inputs, vectors, n_layers)),
@@ -117,9 +118,10 @@ def diagnose(run: Run, data: Dataset, *, n_layers: int = 3) -> Diagnosis:
 
 def rebuild(run: Run, inputs: ModelInputs) -> Recommender:
     """Make the model of a run again, with its weights, in evaluation mode and on the CPU."""
-    entry = model_entry(run.record.model)
+    record = run.record
+    config = make_config(model_entry(record.model).config, record.model_settings)
     with isolated_rng(0, torch.device("cpu")):
-        model = create_model(make_config(entry.config, run.record.model_settings), inputs)
+        model = create_plugged_in(config, make_plugin_configs(record.plugins), inputs)
     model.load_state_dict(dict(run.weights))
     return model.eval()
 

@@ -23,6 +23,8 @@ class RunRecord(BaseModel):
     """Registry name."""
     model_settings: dict[str, Any]
     """The model's config."""
+    plugins: dict[str, dict[str, Any]] = {}
+    """What was attached to the model: name -> the plug-in's config."""
     train_settings: dict[str, Any]
     """The training loop's config."""
     seed: int
@@ -51,10 +53,16 @@ class RunRecord(BaseModel):
     peak_memory_bytes: int
     """Of the process; on CUDA, of the device's allocator."""
 
+    @property
+    def name(self) -> str:
+        """The model's name, and its plug-ins': "freedom+sand"."""
+        return "+".join([self.model, *self.plugins])
+
     def summary(self) -> dict[str, Any]:
         """Give the figures that the command line prints."""
         figures = {
             "model",
+            "plugins",
             "data",
             "data_hash",
             "split",

@@ -17,7 +17,8 @@ from triptych.errors import StorageError
 from triptych.evaluation.metrics import parse_metric
 from triptych.evaluation.ranking import Masked, check_lengths, evaluate_ranking
 from triptych.models.base import ModelConfig, ModelInputs
-from triptych.models.registry import create_model, make_config, model_entry, model_entry_of
+from triptych.models.plugins.base import PluginConfig, create_plugged_in, make_plugin_configs
+from triptych.models.registry import make_config, model_entry, model_entry_of
 from triptych.runs.record import RunRecord
 from triptych.runs.run import Run
 from triptych.training.config import TrainConfig
@@ -31,6 +32,7 @@ def train(
     *,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    plugins: Mapping[str, Mapping[str, Any] | PluginConfig] | None = None,
     config: TrainConfig | None = None,
     device: str = "auto",
     k: Sequence[int] = (10, 20),
@@ -50,6 +52,8 @@ def train(
         split: what to learn, to choose by, and to measure.
         seed: of first weights, batches and all else that is drawn.
         settings: fields of the model's settings, if `model` is a name.
+        plugins: what is attached to the model, in the order in which it acts: name -> fields of its
+            settings, or the settings object.
         config: how to train.
         device: "auto", "cpu", "cuda", "cuda:N".
         k: list lengths of the figures.
@@ -66,14 +70,15 @@ def train(
         StorageError: the checkpoint to resume from is missing, damaged, or of another experiment.
     """
     model_config = make_config(model_entry(model).config, settings or {}) if isinstance(model, str) else model
+    plugin_configs = make_plugin_configs(plugins or {})
     entry, config, where = model_entry_of(model_config), config or TrainConfig(), resolve_device(device)
     lengths = check_lengths([*k, parse_metric(config.metric)[1]], split.n_items)
     inputs = ModelInputs.from_split(split, graph_cache)
     identity = {"model": entry.name, "model settings": model_config.model_dump(mode="json"),
-                "training settings": config.model_dump(mode="json"), "seed": seed,
-                "data or split": split.content_hash, "device": where.type}  # fmt: skip
+                "plug-ins": _dump(plugin_configs), "training settings": config.model_dump(mode="json"),
+                "seed": seed, "data or split": split.content_hash, "device": where.type}  # fmt: skip
     with isolated_rng(seed, where):
-        network = create_model(model_config, inputs).to(where)
+        network = create_plugged_in(model_config, plugin_configs, inputs).to(where)
         sampler = TripletSampler(
             inputs.user, inputs.item, inputs.n_users, inputs.n_items,
             batch_size=config.batch_size, negatives=network.negatives, mode=config.sampler, seed=seed,
@@ -98,6 +103,7 @@ def train(
     record = RunRecord(
         model=entry.name,
         model_settings=model_config.model_dump(mode="json"),
+        plugins=_dump(plugin_configs),
         train_settings=config.model_dump(mode="json"),
         seed=seed,
         device=str(where),
@@ -122,6 +128,10 @@ def train(
     )
     weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
     return Run(record, scorer, split, weights)
+
+
+def _dump(configs: Mapping[str, PluginConfig]) -> dict[str, dict[str, Any]]:
+    return {name: config.model_dump(mode="json") for name, config in configs.items()}
 
 
 def _required(checkpoint_dir: Path | None) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,8 @@ from triptych.data.split import Split
 from triptych.errors import ConfigError, TrainingError
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.models.base import ContentConfig, ModelConfig, ModelInputs, Recommender, Step
-from triptych.models.registry import create_model, make_config, model_entry_of
+from triptych.models.plugins.base import create_plugged_in, make_plugin_configs
+from triptych.models.registry import make_config, model_entry_of
 from triptych.runs import Run, load, train
 from triptych.testing.data import checkerboard, toy_dataset
 from triptych.training.config import TrainConfig
@@ -35,11 +36,13 @@ class RecommenderContract:
 
     Attributes:
         config: settings that suit data of a dozen items.
+        plugins: what is attached to the model: name -> fields or settings.
         training: how to train on the checkerboard.
         reached: recall@1 on the checkerboard that training must reach; guessing reaches 0.05.
     """
 
     config: ClassVar[ModelConfig]
+    plugins: ClassVar[Mapping[str, Any]] = {}
     training: ClassVar[TrainConfig] = TrainConfig(
         epochs=60, batch_size=64, learning_rate=0.02, metric="recall@2"
     )
@@ -55,7 +58,9 @@ class RecommenderContract:
     @classmethod
     def trained(cls, board: Split) -> Run:
         """Give a run on the planted data."""
-        return train(cls.config, board, seed=3, config=cls.training, device="cpu", k=(1, 2))
+        return train(
+            cls.config, board, plugins=cls.plugins, seed=3, config=cls.training, device="cpu", k=(1, 2)
+        )
 
     @pytest.fixture
     def toy(self) -> Split:
@@ -65,12 +70,23 @@ class RecommenderContract:
     def build(self, split: Split, seed: int = 0, config: ModelConfig | None = None) -> Recommender:
         """Create the model on a split."""
         with isolated_rng(seed, CPU):
-            return create_model(config or self.config, ModelInputs.from_split(split))
+            return create_plugged_in(
+                config or self.config, make_plugin_configs(self.plugins), ModelInputs.from_split(split)
+            )
 
     def briefly(self, split: Split, *, epochs: int = 2, seed: int = 0, **options: Any) -> Run:
         """Train a little."""
         config = TrainConfig(epochs=epochs, batch_size=16, learning_rate=0.01, metric="recall@1")
-        return train(self.config, split, seed=seed, config=config, device="cpu", k=(1,), **options)
+        return train(
+            self.config,
+            split,
+            plugins=self.plugins,
+            seed=seed,
+            config=config,
+            device="cpu",
+            k=(1,),
+            **options,
+        )
 
     def steps(self, model: Recommender, split: Split) -> Iterator[Step]:
         """Go through an epoch's steps, without an optimiser."""
@@ -148,6 +164,17 @@ class RecommenderContract:
         missing = [name for name, p in model.named_parameters() if p.grad is None]
         assert missing == []
 
+    def test_modality_embeddings_have_a_row_for_every_item(self, toy: Split) -> None:
+        model = self.build(toy)
+        list(self.steps(model, toy))
+        for training in (True, False):
+            found = model.train(training).modality_embeddings()
+            assert set(found) <= set(toy.data.features)
+            for rows in found.values():
+                assert rows.shape[0] == toy.n_items
+                assert rows.isfinite().all()
+                assert rows.requires_grad
+
     def test_draws_from_torch_alone(self, toy: Split) -> None:
         before = random.getstate(), repr(np.random.get_state())  # noqa: NPY002
         self.briefly(toy)
@@ -184,7 +211,7 @@ class RecommenderContract:
         with pytest.raises(
             TrainingError, match=r"loss term '\w+' became (nan|inf|-inf) in step \d+ of epoch \d+"
         ):
-            train(self.config, toy, config=config, device="cpu", k=(1,))
+            train(self.config, toy, plugins=self.plugins, config=config, device="cpu", k=(1,))
 
     # Keeping
 

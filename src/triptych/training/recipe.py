@@ -1,30 +1,44 @@
-"""Settings by name: a model's and the loop's in one flat list, from TOML recipes and from the command line.
+"""Settings by name: of a model, its plug-ins and the loop in one flat list, from TOML or the command line.
 
 A recipe is a TOML file:
 
 ```toml
 model = "freedom"
+plugins = ["sand"]
 source = "arXiv:2211.06924, table 2; chosen on validation"
 
 [settings]
 n_layers = 2
 learning_rate = 0.001
+sand.align_weight = 0.1
 ```
+
+A setting of a plug-in is called by both names, as in the last line; most recipes have no plug-ins.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from triptych.errors import ConfigError, StorageError, nearest
 from triptych.models.base import ModelConfig
+from triptych.models.plugins.base import PluginConfig, make_plugin_configs, plugin_entry
 from triptych.models.registry import make_config, model_entry
 from triptych.training.config import TrainConfig
+
+
+class Configs(NamedTuple):
+    """The settings objects of a recipe."""
+
+    model: ModelConfig
+    training: TrainConfig
+    plugins: dict[str, PluginConfig]
+    """name -> settings, in the order in which they act."""
 
 
 @dataclass(frozen=True)
@@ -33,36 +47,60 @@ class Recipe:
 
     Args:
         model: registry name.
-        settings: fields of the model's config and of `TrainConfig`; no name is in both.
+        settings: fields of the model's config and of `TrainConfig`, no name being in both, and
+            "PLUGIN.FIELD" for those of a plug-in.
         source: where the settings come from.
+        plugins: names of what is attached to the model, in the order in which they act.
     """
 
     model: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The model's name, and its plug-ins': "freedom+sand"."""
+        return "+".join([self.model, *self.plugins])
 
     def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
         """Override some settings."""
-        return Recipe(self.model, {**self.settings, **settings}, self.source)
+        return replace(self, settings={**self.settings, **settings})
 
-    def configs(self) -> tuple[ModelConfig, TrainConfig]:
-        """Sort the settings into the model's config and the loop's.
+    def with_plugins(self, names: Iterable[str]) -> Recipe:
+        """Attach plug-ins, beside those there are."""
+        return replace(self, plugins=tuple(dict.fromkeys([*self.plugins, *names])))
+
+    def configs(self) -> Configs:
+        """Sort the settings into the model's config, the loop's and the plug-ins'.
 
         Raises:
-            ConfigError: the model or a field is unknown, or a value does not fit.
+            ConfigError: the model, a plug-in or a field is unknown, or a value does not fit.
         """
         kind = model_entry(self.model).config
         known = [*kind.model_fields, *TrainConfig.model_fields]
+        for plugin in self.plugins:
+            known += [f"{plugin}.{name}" for name in plugin_entry(plugin).config.model_fields]
         unknown = [name for name in self.settings if name not in known]
         if unknown:
             raise ConfigError(
-                f"{self.model} has no setting '{unknown[0]}'",
-                wanted="a field of the model or of the training loop",
+                f"{self.name} has no setting '{unknown[0]}'",
+                wanted="a field of the model, of the training loop, or PLUGIN.FIELD of an attached plug-in",
                 fix=nearest(unknown[0], known),
             )
-        of_loop = {name: value for name, value in self.settings.items() if name in TrainConfig.model_fields}
-        of_model = {name: value for name, value in self.settings.items() if name not in of_loop}
-        return make_config(kind, of_model), make_config(TrainConfig, of_loop)
+        of_plugins: dict[str, dict[str, Any]] = {plugin: {} for plugin in self.plugins}
+        of_loop, of_model = {}, {}
+        for name, value in self.settings.items():
+            plugin, dot, field_name = name.partition(".")
+            if dot:
+                of_plugins[plugin][field_name] = value
+            elif name in TrainConfig.model_fields:
+                of_loop[name] = value
+            else:
+                of_model[name] = value
+        return Configs(
+            make_config(kind, of_model), make_config(TrainConfig, of_loop), make_plugin_configs(of_plugins)
+        )
 
 
 def find_recipe(name: str) -> Recipe:
@@ -103,15 +141,20 @@ def read_recipe(text: str, name: str) -> Recipe:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name} is no TOML: {error}", wanted="a recipe", fix="Mend the file") from error
-    unknown = sorted(content.keys() - {"model", "source", "settings"})
-    settings = content.get("settings", {})
-    if unknown or not isinstance(content.get("model"), str) or not isinstance(settings, dict):
+    keys = ["model", "source", "plugins", "settings"]
+    unknown = sorted(content.keys() - set(keys))
+    settings, plugins = content.get("settings", {}), content.get("plugins", [])
+    listed = isinstance(plugins, list) and all(isinstance(plugin, str) for plugin in plugins)
+    if unknown or not isinstance(content.get("model"), str) or not isinstance(settings, dict) or not listed:
         raise ConfigError(
             f"{name} holds the keys {', '.join(content) or 'none'}",
-            wanted="model = NAME, source = TEXT and a table [settings]",
-            fix=nearest(unknown[0], ["model", "source", "settings"]) if unknown else "Add what is missing",
+            wanted="model = NAME, source = TEXT, perhaps plugins = [NAMES], and a table [settings]",
+            fix=nearest(unknown[0], keys) if unknown else "Add what is missing, or mend its kind",
         )
-    return Recipe(content["model"], settings, str(content.get("source", "")))
+    for plugin in plugins:  # `sand.align_weight = 0.1` is a table within a table to TOML
+        of_plugin = settings.pop(plugin, {})
+        settings |= {f"{plugin}.{field_name}": value for field_name, value in of_plugin.items()}
+    return Recipe(content["model"], settings, str(content.get("source", "")), tuple(plugins))
 
 
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:

@@ -1,0 +1,257 @@
+"""The contract between a plug-in and the model it is attached to, its host.
+
+A plug-in sees its host through the contract of models alone: `embeddings()`, `modality_embeddings()`,
+`id_embeddings()`. It may add loss terms, optimiser steps, parameter groups, work at the start of an
+epoch, graphs, and may change the vectors that rank. It never changes the host, and knows no host's name.
+
+```python
+@register_plugin("centred", CentredConfig, paper="...", year=2026)
+class Centred(Plugin):
+    def losses(self, host, batch):
+        terms = [items.mean(dim=0).square().sum() for items in host.modality_embeddings().values()]
+        return {"centred": self.config.weight * torch.stack(terms).sum()}
+```
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from triptych.errors import ConfigError, nearest
+from triptych.models.base import (
+    Group,
+    Losses,
+    ModelConfig,
+    ModelInputs,
+    Recommender,
+    Settings,
+    Step,
+    Triplets,
+)
+from triptych.models.registry import create_model, make_config
+from triptych.scorer import Embeddings
+
+
+class PluginConfig(Settings):
+    """Settings of a plug-in."""
+
+
+class Plugin(nn.Module):
+    """Base of all plug-ins; whatever is not overridden adds nothing.
+
+    Args:
+        config: its settings.
+        inputs: what it may know of the data.
+        host: the model it is attached to, complete. It is handed to each method, and not kept.
+
+    Raises:
+        ConfigError: the host, with its settings, lacks what the plug-in needs.
+    """
+
+    def __init__(self, config: PluginConfig, inputs: ModelInputs, host: Recommender) -> None:
+        super().__init__()
+        self.config = config
+
+    def losses(self, host: Recommender, batch: Triplets) -> Losses:
+        """Name the terms to minimise beside the host's; one named like a term of the host replaces it."""
+        return {}
+
+    def refine(self, host: Recommender, embeddings: Embeddings) -> Embeddings:
+        """Change the vectors that rank; those given are the host's, or an earlier plug-in's."""
+        return embeddings
+
+    def batch_steps(self, host: Recommender, batch: Triplets) -> Iterator[Step]:
+        """Yield optimiser steps of one's own, before those of the host."""
+        yield from ()
+
+    def epoch_steps(self, host: Recommender, epoch: int) -> Iterable[Step]:
+        """Do what an epoch begins with, after the host has; may yield steps."""
+        return ()
+
+    def optimizer_groups(self) -> dict[str, Group]:
+        """Part the parameters into groups. Those of "main" are moved by the host's optimiser."""
+        return {"main": Group(list(self.parameters()))}
+
+
+class PluggedIn(Recommender):
+    """A model with plug-ins, which is a model again.
+
+    The plug-ins' losses join the first step of a batch that the host takes with its "main" group. A group or
+    a step of a plug-in's own is named after it: "sand.club".
+
+    Args:
+        host: the model.
+        plugins: name -> plug-in, in the order in which they act.
+    """
+
+    def __init__(self, host: Recommender, plugins: Mapping[str, Plugin]) -> None:
+        nn.Module.__init__(self)
+        self.config, self.n_users, self.n_items = host.config, host.n_users, host.n_items
+        self.negatives = host.negatives
+        self.host = host
+        self.plugins = nn.ModuleDict(dict(plugins))
+
+    def embeddings(self) -> Embeddings:
+        """Embed as the host does, refined by each plug-in in turn."""
+        embeddings = self.host.embeddings()
+        for _, plugin in self._attached():
+            embeddings = plugin.refine(self.host, embeddings)
+        return embeddings
+
+    def batch_steps(self, batch: Triplets) -> Iterator[Step]:
+        """Take the plug-ins' own steps, then the host's with the plug-ins' losses among them."""
+        for name, plugin in self._attached():
+            for step in plugin.batch_steps(self.host, batch):
+                yield step._replace(group=f"{name}.{step.group}")
+        joined = False
+        for step in self.host.batch_steps(batch):
+            if step.group == "main" and not joined:
+                joined = True
+                losses = dict(step.losses)
+                for _, plugin in self._attached():
+                    losses |= plugin.losses(self.host, batch)
+                yield Step(losses)
+            else:
+                yield step
+
+    def epoch_steps(self, epoch: int) -> Iterator[Step]:
+        """Begin the epoch: the host first."""
+        yield from self.host.epoch_steps(epoch)
+        for name, plugin in self._attached():
+            for step in plugin.epoch_steps(self.host, epoch):
+                yield step._replace(group=f"{name}.{step.group}")
+
+    def optimizer_groups(self) -> dict[str, Group]:
+        """Give the host's groups, its "main" with the plug-ins' in it, and the plug-ins' others."""
+        groups = dict(self.host.optimizer_groups())
+        main = groups["main"]
+        for name, plugin in self._attached():
+            for group_name, group in plugin.optimizer_groups().items():
+                if group_name == "main":
+                    main = Group(
+                        [*main.parameters, *group.parameters], main.options, [*main.by_row, *group.by_row]
+                    )
+                else:
+                    groups[f"{name}.{group_name}"] = group
+        return {**groups, "main": main}
+
+    def modality_embeddings(self) -> dict[str, Tensor]:
+        """Give the host's."""
+        return self.host.modality_embeddings()
+
+    def id_embeddings(self) -> Embeddings | None:
+        """Give the host's."""
+        return self.host.id_embeddings()
+
+    def _attached(self) -> Iterator[tuple[str, Plugin]]:
+        for name, plugin in self.plugins.items():
+            assert isinstance(plugin, Plugin)
+            yield name, plugin
+
+
+@dataclass(frozen=True)
+class PluginEntry:
+    """What is known of a plug-in.
+
+    Args:
+        name: how commands and recipes call it.
+        plugin: its class.
+        config: the class of its settings.
+        paper: authors' title, with where to find it.
+        year: of publication.
+    """
+
+    name: str
+    plugin: type[Plugin]
+    config: type[PluginConfig]
+    paper: str
+    year: int
+
+
+_REGISTRY: dict[str, PluginEntry] = {}
+
+Kind = TypeVar("Kind", bound=type[Plugin])
+
+
+def register_plugin(
+    name: str, config: type[PluginConfig], *, paper: str, year: int
+) -> Callable[[Kind], Kind]:
+    """Enter a plug-in under a name; also for plug-ins outside the library."""
+
+    def enter(plugin: Kind) -> Kind:
+        _REGISTRY[name] = PluginEntry(name, plugin, config, paper, year)
+        return plugin
+
+    return enter
+
+
+@cache
+def _import_own_plugins() -> None:
+    package = importlib.import_module("triptych.models.plugins")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"triptych.models.plugins.{module.name}")
+
+
+def plugins() -> list[PluginEntry]:
+    """List the known plug-ins, by year and name."""
+    _import_own_plugins()
+    return sorted(_REGISTRY.values(), key=lambda entry: (entry.year, entry.name))
+
+
+def plugin_entry(name: str) -> PluginEntry:
+    """Find a plug-in by name.
+
+    Raises:
+        ConfigError: there is none of that name; the message gives the nearest one.
+    """
+    _import_own_plugins()
+    if name not in _REGISTRY:
+        raise ConfigError(
+            f"there is no plug-in '{name}'",
+            wanted="a plug-in of 'triptych models'",
+            fix=nearest(name, _REGISTRY),
+        )
+    return _REGISTRY[name]
+
+
+def make_plugin_configs(
+    settings: Mapping[str, Mapping[str, Any] | PluginConfig],
+) -> dict[str, PluginConfig]:
+    """Make the settings objects of plug-ins from their fields by name; those made already are kept.
+
+    Raises:
+        ConfigError: a plug-in or a field is unknown, or a value does not fit.
+    """
+    return {
+        name: given if isinstance(given, PluginConfig) else make_config(plugin_entry(name).config, given)
+        for name, given in settings.items()
+    }
+
+
+def create_plugged_in(
+    config: ModelConfig, plugin_configs: Mapping[str, PluginConfig], inputs: ModelInputs
+) -> Recommender:
+    """Build a model and attach plug-ins to it; without any, it is the model itself.
+
+    Args:
+        config: the model's settings.
+        plugin_configs: name -> the plug-in's settings, in the order in which they act.
+        inputs: what both may know of the data.
+
+    Raises:
+        ConfigError: a plug-in is refused by what the host is.
+    """
+    host = create_model(config, inputs)
+    if not plugin_configs:
+        return host
+    attached = {
+        name: plugin_entry(name).plugin(settings, inputs, host) for name, settings in plugin_configs.items()
+    }
+    return PluggedIn(host, attached)
