@@ -14,7 +14,7 @@ import triptych as tt
 from triptych.errors import ConfigError, DataError, StorageError, TrainingError, UnknownIdError
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.models.lightgcn import LightGCNConfig
-from triptych.runs import Run, load, train
+from triptych.runs import Run, load, open_test, train
 from triptych.scorer import Embeddings, EmbeddingScorer
 from triptych.testing import toy_dataset
 
@@ -126,6 +126,43 @@ def test_test_labels_choose_nothing(run: Run):
     again = train(LightGCNConfig(embedding_dim=4), emptied, seed=1, config=QUICK, device="cpu", k=(2, 5))
     assert again.record.best_epoch == run.record.best_epoch
     assert torch.equal(again.scorer.embeddings.items, run.scorer.embeddings.items)
+
+
+def test_without_its_test_part_a_run_is_the_same_and_is_measured_later(run: Run, tmp_path: Path):
+    split = run.split
+    sealed = tt.train(
+        LightGCNConfig(embedding_dim=4), split.without_test(), seed=1, config=QUICK, device="cpu", k=(2, 5)
+    )
+    assert sealed.record.test == {}
+    assert sealed.record.test_opened is None
+    assert torch.equal(sealed.scorer.embeddings.items, run.scorer.embeddings.items)
+    sealed.save(tmp_path / "sealed")
+    opened = open_test(load(tmp_path / "sealed"), split, (2, 5))
+    assert opened.record.test == run.record.test
+    assert opened.record.test_opened is not None
+    assert opened.record.split_hash == run.record.split_hash
+    assert opened.record.data_hash == run.record.data_hash
+    with pytest.raises(ConfigError, match="was opened for this run"):
+        open_test(opened, split)
+    other = tt.Split.by_ratio(split.data, rng=5)
+    with pytest.raises(ConfigError, match="another split"):
+        open_test(load(tmp_path / "sealed"), other)
+
+
+def test_what_chooses_holds_no_test_pair(run: Run):
+    sealed = run.split.without_test()
+    pairs = set(
+        zip(
+            *(part.tolist() for part in (sealed.data.interactions.user, sealed.data.interactions.item)),
+            strict=True,
+        )
+    )
+    assert pairs.isdisjoint(zip(*(part.tolist() for part in run.split.test), strict=True))
+    assert len(pairs) == len(run.split.train) + len(run.split.valid)
+    assert (sealed.n_users, sealed.n_items) == (run.split.n_users, run.split.n_items)
+    for part in ("train", "valid"):
+        assert np.array_equal(np.stack(sealed.pairs(part)), np.stack(run.split.pairs(part)))
+    assert sealed.without_test().content_hash == sealed.content_hash
 
 
 def test_saving_over_something_else_is_refused(run: Run, tmp_path: Path):

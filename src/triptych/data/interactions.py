@@ -27,8 +27,8 @@ class Interactions:
     """A set of (user, item) pairs, sorted by user and then item, each pair once.
 
     Args:
-        users: raw user ids; every user has at least one interaction.
-        items: raw item ids; every item has at least one interaction.
+        users: raw user ids; every user has at least one interaction, unless `drop` took it.
+        items: raw item ids; every item likewise.
         user: (n,) int64 user index of each interaction.
         item: (n,) int64 item index of each interaction.
         rating: (n,) float64 as given in the file, if given.
@@ -179,6 +179,17 @@ class Interactions:
             rating=_at(self.rating, keep),
             timestamp=_at(self.timestamp, keep),
             label=_at(self.label, keep),
+        )
+
+    def drop(self, gone: BoolArray) -> Interactions:
+        """Leave out the interactions where a mask is true; users and items keep their numbers."""
+        return replace(
+            self,
+            user=self.user[~gone],
+            item=self.item[~gone],
+            rating=_at(self.rating, ~gone),
+            timestamp=_at(self.timestamp, ~gone),
+            label=_at(self.label, ~gone),
         )
 
     def with_label(self, label: LabelArray) -> Interactions:

@@ -154,6 +154,15 @@ class Split:
         labelled = replace(self.data, interactions=self.data.interactions.with_label(self.part))
         return labelled.with_steps([{"step": "split", **self.protocol}])
 
+    def without_test(self) -> Split:
+        """Give what choosing may see: the same split, in whose data no test pair is left.
+
+        Users, items and features stay as they are, and so does what a model learns from it.
+        """
+        gone = self.part == TEST
+        data = replace(self.data, interactions=self.data.interactions.drop(gone))
+        return Split(data, self.part[~gone], {**self.protocol, "test": 0})
+
     @cached_property
     def train(self) -> Pairs:
         """The pairs models learn from."""

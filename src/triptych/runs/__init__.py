@@ -2,7 +2,7 @@
 
 from triptych.runs.diagnosis import Diagnosis, diagnose
 from triptych.runs.record import RunRecord
-from triptych.runs.run import RUN, Recommendation, Run, ScoredItem, evaluate, load
+from triptych.runs.run import RUN, Recommendation, Run, ScoredItem, evaluate, load, open_test
 from triptych.runs.train import train
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "diagnose",
     "evaluate",
     "load",
+    "open_test",
     "train",
 ]

@@ -43,7 +43,9 @@ class RunRecord(BaseModel):
     valid: dict[str, float]
     """Validation figures of the best epoch."""
     test: dict[str, float]
-    """Test figures of the same weights; empty if the split has no test part."""
+    """Test figures of the same weights; empty as long as the test part has not been opened."""
+    test_opened: str | None = None
+    """When it was: UTC, ISO 8601."""
     protocol: dict[str, Any]
     """How the test figures were measured."""
     seconds_per_epoch: float

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from torch import Tensor
 from triptych.data.arrays import IntArray, RawId
 from triptych.data.dataset import Dataset
 from triptych.data.split import Pairs, PartName, Split
+from triptych.errors import ConfigError
 from triptych.evaluation.ranking import (
     BLOCK_SIZE,
     Masked,
@@ -182,6 +184,46 @@ def evaluate(
 ) -> Ranking:
     """Measure a run on a part of the split it was made on; see `evaluate_ranking`."""
     return evaluate_ranking(run.scorer, run.split, on, k, masked=masked)
+
+
+def open_test(run: Run, split: Split, k: Sequence[int] = (10, 20), *, masked: Masked = "train") -> Run:
+    """Measure a run that was trained without test pairs, once, and give it the whole split.
+
+    Args:
+        run: trained on `split.without_test()`.
+        split: the whole split.
+        k: list lengths of the figures.
+        masked: whose items are no candidates.
+
+    Raises:
+        ConfigError: the run was trained on other data or another split, or has been measured before.
+    """
+    record = run.record
+    if record.test_opened is not None:
+        raise ConfigError(
+            f"the test part was opened for this run at {record.test_opened}",
+            wanted="a run that was trained without test pairs",
+            fix="Measure it again, if you must, with 'triptych evaluate'",
+        )
+    if record.split_hash != split.without_test().content_hash:
+        raise ConfigError(
+            f"the run was trained on another split than this one of '{split.data.name}'",
+            wanted="the split that it was trained on, with its test part",
+            fix="Split the same data the same way",
+        )
+    ranking = evaluate_ranking(run.scorer, split, "test", k, masked=masked)
+    opened = datetime.now(UTC).isoformat(timespec="seconds")
+    measured = record.model_copy(
+        update={
+            "data_hash": split.data.content_hash,
+            "split_hash": split.content_hash,
+            "split": dict(split.protocol),
+            "test": ranking.mean(),
+            "test_opened": opened,
+            "protocol": dict(ranking.protocol),
+        }
+    )
+    return replace(run, record=measured, split=split)
 
 
 def load(path: str | Path) -> Run:

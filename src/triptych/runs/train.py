@@ -20,7 +20,7 @@ from triptych.models.base import ModelConfig, ModelInputs
 from triptych.models.plugins.base import PluginConfig, create_plugged_in, make_plugin_configs
 from triptych.models.registry import make_config, model_entry, model_entry_of
 from triptych.runs.record import RunRecord
-from triptych.runs.run import Run
+from triptych.runs.run import Run, open_test
 from triptych.training.config import TrainConfig
 from triptych.training.sampler import TripletSampler
 from triptych.training.trainer import Observer, Trainer, isolated_rng
@@ -45,7 +45,9 @@ def train(
 ) -> Run:
     """Train a model on a split, choosing the epoch on its validation part, and measure it once on test.
 
-    On a CPU with the same number of threads, the same arguments give the same bytes.
+    What trains and chooses gets the split without its test pairs; these are opened when all is chosen.
+    Given a split that has none, the run stays unmeasured, and `open_test` measures it later. On a CPU with
+    the same number of threads, the same arguments give the same weights, byte by byte.
 
     Args:
         model: a registry name, or the settings object of a model.
@@ -73,6 +75,7 @@ def train(
     plugin_configs = make_plugin_configs(plugins or {})
     entry, config, where = model_entry_of(model_config), config or TrainConfig(), resolve_device(device)
     lengths = check_lengths([*k, parse_metric(config.metric)[1]], split.n_items)
+    whole, split = split, split.without_test()
     inputs = ModelInputs.from_split(split, graph_cache)
     identity = {"model": entry.name, "model settings": model_config.model_dump(mode="json"),
                 "plug-ins": _dump(plugin_configs), "training settings": config.model_dump(mode="json"),
@@ -98,7 +101,6 @@ def train(
             trainer.restore(_required(checkpoint_dir))
         result = trainer.run()
         scorer = network.scorer()
-    test = evaluate_ranking(scorer, split, "test", lengths, masked=masked) if len(split.test) else None
     evaluated = [epoch for epoch in result.history if epoch.valid is not None]
     record = RunRecord(
         model=entry.name,
@@ -120,14 +122,15 @@ def train(
         best_epoch=result.best_epoch,
         history=result.history,
         valid=result.history[result.best_epoch - 1].valid or {},
-        test=test.mean() if test else {},
-        protocol=dict(test.protocol) if test else {},
+        test={},
+        protocol={},
         seconds_per_epoch=float(np.median([epoch.train_seconds for epoch in result.history])),
         seconds_per_evaluation=float(np.median([epoch.eval_seconds for epoch in evaluated])),
         peak_memory_bytes=result.peak_memory_bytes,
     )
     weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-    return Run(record, scorer, split, weights)
+    run = Run(record, scorer, split, weights)
+    return open_test(run, whole, lengths, masked=masked) if len(whole.test) else run
 
 
 def _dump(configs: Mapping[str, PluginConfig]) -> dict[str, dict[str, Any]]:
