@@ -41,7 +41,18 @@ def test_models_name_no_device_and_read_no_file():
 def test_only_those_who_compute_name_a_device():
     hits = occurrences(r"[\"']cuda", FILES)
     assert all(
-        hit.startswith(("device.py", "training/", "encode/", "cli/", "runs/", "report/doctor.py", "testing/"))
+        hit.startswith(
+            (
+                "device.py",
+                "training/",
+                "encode/",
+                "cli/",
+                "runs/",
+                "experiments/",
+                "report/doctor.py",
+                "testing/",
+            )
+        )
         for hit in hits
     ), hits
 
@@ -57,7 +68,9 @@ def test_only_some_rooms_touch_the_disk():
         "training/checkpoint.py",
         "graph/store.py",
         "report/",
+        "experiments/",
         "cli/models.py",
+        "cli/experiments.py",
     )
     assert all(hit.startswith(rooms) for hit in hits), hits
 

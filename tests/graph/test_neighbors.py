@@ -170,17 +170,21 @@ def test_a_binary_graph_with_all_neighbours_weighs_one_over_k(n_neighbors):
     )
 
 
-@pytest.mark.parametrize("weighting", ["binary", "cosine"])
-def test_an_item_graph_is_its_formula(weighting):
+@pytest.mark.parametrize(("weighting", "n_neighbors"), [("binary", 5), ("cosine", 5), ("positive", 25)])
+def test_an_item_graph_is_its_formula(weighting, n_neighbors):
     values = rows(30, 6, shift=0.5)  # most alike, so that all row sums are positive
     similar = cosine_similarity(values.astype(np.float64))
     kept = np.zeros_like(similar)
-    np.put_along_axis(kept, np.argsort(-similar, axis=1)[:, :5], 1.0, axis=1)
+    np.put_along_axis(kept, np.argsort(-similar, axis=1)[:, :n_neighbors], 1.0, axis=1)
     s = kept if weighting == "binary" else kept * similar
+    if weighting == "positive":
+        assert (s < 0).any()
+        s = s.clip(min=0)
     out = s.sum(axis=1)
     assert (out > 0).all()
     expected = s / np.sqrt(out[:, None] * out[None, :])  # row sums on both sides
-    graph = item_graph(knn_edges(ItemFeatures.dense(values), 5), 30, weighting)
+    graph = item_graph(knn_edges(ItemFeatures.dense(values), n_neighbors), 30, weighting)
+    assert graph.n_entries == (s > 0).sum()  # an edge that weighs nothing is none
     np.testing.assert_allclose(graph.to_dense().numpy(), expected, rtol=1e-5, atol=1e-6)
     x = np.random.default_rng(1).normal(size=(30, 2))
     got = graph.multiply_transposed(torch.from_numpy(x)).numpy()

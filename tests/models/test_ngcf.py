@@ -30,6 +30,10 @@ class TestNGCFOfThePaper(RecommenderContract):
     config = NGCFConfig(embedding_dim=8, n_layers=2, variant="paper")
 
 
+class TestNGCFOfMeans(RecommenderContract):
+    config = NGCFConfig(embedding_dim=8, n_layers=2, combine="mean")
+
+
 class TestNGCFWithNodeDropout(RecommenderContract):
     config = NGCFConfig(embedding_dim=8, n_layers=1, node_dropout=0.1)
 
@@ -132,6 +136,23 @@ def test_loss_and_gradient_equal_the_dense_form(split: Split, variant: str, n_la
 
 
 @both
+def test_the_mean_of_layers_instead_of_all_side_by_side(split: Split, variant: str):
+    settings = {"variant": variant, "n_layers": 2, "message_dropout": 0.0, "reg_weight": 0.3}
+    mean, beside = build(split, combine="mean", **settings), build(split, **settings)
+    nodes = torch.stack(all_nodes(beside).split(4, dim=1)).mean(dim=0)
+    torch.testing.assert_close(all_nodes(mean), nodes)
+    u, i, j = nodes[BATCH.user], nodes[split.n_users + BATCH.pos], nodes[split.n_users + BATCH.neg]
+    losses = mean.loss(BATCH)
+    bpr = -torch.log(torch.sigmoid((u * (i - j)).sum(1))).mean()
+    torch.testing.assert_close(losses["bpr"], bpr)
+    torch.testing.assert_close(losses["reg"], 0.15 * sum(part.pow(2).sum() for part in (u, i, j)) / 4)
+    losses["bpr"].backward()
+    bpr.backward()
+    for ours, theirs in zip(mean.parameters(), beside.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@both
 def test_losses_are_means_over_the_batch(split: Split, variant: str):
     model = build(split, variant=variant).eval()
     twice = Triplets(*(torch.cat([part, part]) for part in BATCH))
@@ -214,6 +235,7 @@ def test_node_dropout_thins_the_graph_in_training_alone(split: Split, variant: s
         {"negative_slope": 0.01},
         {"reg_weight": 0.5},
         {"embedding_dim": 5},
+        {"combine": "mean"},
     ],
 )
 def test_every_setting_changes_the_loss(split: Split, variant: str, change: dict):

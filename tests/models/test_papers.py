@@ -12,11 +12,12 @@ from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.models.base import ModelInputs, Triplets
-from triptych.models.freedom import FREEDOM, FREEDOMConfig, default_weights
+from triptych.models.freedom import FREEDOM, FREEDOMConfig
 from triptych.models.lightgcn import LightGCN, LightGCNConfig
 from triptych.models.mf_bpr import MFBPR, MFBPRConfig
 from triptych.models.registry import create_model
 from triptych.models.vbpr import VBPR, VBPRConfig
+from triptych.nn.item_mixture import mixture_weights
 from triptych.testing import toy_dataset
 
 
@@ -133,7 +134,8 @@ def test_freedom_trains_on_a_new_sample_of_edges_and_scores_with_all(split: Spli
         drawn.append(set(zip(row.tolist(), col.tolist(), strict=True)))
         assert drawn[-1] <= set(zip(*(part.tolist() for part in model.adj.edges()[:2]), strict=True))
     assert drawn[0] != drawn[1]
-    assert torch.equal(model.embeddings().users, scored)
+    assert not torch.equal(model.embeddings().users, scored)
+    assert torch.equal(model.eval().embeddings().users, scored)
 
 
 def test_freedom_feature_loss_compares_only_items_that_have_the_modality(split: Split, batch: Triplets):
@@ -144,7 +146,7 @@ def test_freedom_feature_loss_compares_only_items_that_have_the_modality(split: 
     config = FREEDOMConfig(embedding_dim=4, n_neighbors=3, feature_loss_weight=0.5)
     model: FREEDOM = build(config, replace(split, data=data))
     losses = model.loss(batch)
-    users = model._embed(model.train_adj).users[11]
+    users = model.embeddings().users[11]
     linear = model.project.maps["of_image"]
     values = torch.from_numpy(image.values)
     difference = linear(values[9]) - linear(values[2])
@@ -165,8 +167,8 @@ def test_freedom_item_without_text_has_image_neighbours_in_full():
 
 
 def test_freedom_weights():
-    assert default_weights(("text", "image")) == {"image": 0.1, "text": 0.9}
-    assert default_weights(("image", "audio")) == {"image": 0.5, "audio": 0.5}
+    assert mixture_weights(None, ("text", "image")) == {"image": 0.1, "text": 0.9}
+    assert mixture_weights(None, ("image", "audio")) == {"image": 0.5, "audio": 0.5}
     split = Split.by_ratio(toy_dataset(), rng=0)
     with pytest.raises(ConfigError, match="one weight for each modality"):
         build(FREEDOMConfig(modality_weights={"image": 1.0}), split)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from triptych.nn.correlation import column_correlation, decorrelation_loss, redundancy
+from triptych.nn.correlation import column_correlation, decorrelation_loss, identity_loss, redundancy
 
 
 def mixed(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -114,3 +114,84 @@ def test_far_from_zero_in_float32():
     x = mixed(2000, 5)
     far = (x + 1000).float()
     torch.testing.assert_close(column_correlation(far).double(), torch.corrcoef(x.T), atol=1e-3, rtol=0)
+
+
+def identity_distance(x: torch.Tensor) -> torch.Tensor:
+    """Distance of torch's own covariance from the identity."""
+    return (torch.cov(x.T) - torch.eye(x.shape[1], dtype=x.dtype)).square().sum()
+
+
+SCALED = {
+    "row": lambda x: x / x.norm(dim=1, keepdim=True),
+    "largest": lambda x: x / x.norm(dim=1).max(),
+    "column": lambda x: (x - x.mean(0)) / x.std(0),
+}
+
+
+@pytest.mark.parametrize("scaling", list(SCALED))
+def test_identity_loss_equals_cov_in_value_and_gradient(scaling: str):
+    x = mixed(2, 40, 6).requires_grad_()
+    expected = torch.stack([identity_distance(SCALED[scaling](part)) for part in x])
+    found = identity_loss(x, scaling=scaling)
+    torch.testing.assert_close(found, expected)
+    weights = torch.tensor([1.0, 0.3])
+    grads = [torch.autograd.grad((weights * value).sum(), x)[0] for value in (found, expected)]
+    torch.testing.assert_close(*grads)
+    assert grads[0].abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("scaling", list(SCALED))
+def test_identity_loss_of_counted_rows_alone(scaling: str):
+    x = mixed(30, 4)
+    x[5] *= 100  # the largest of all
+    x[6] = 0
+    counted = torch.arange(30) % 3 > 0
+    counted[[5, 6]] = False
+    x.requires_grad_()
+    expected = identity_distance(SCALED[scaling](x[counted]))
+    found = identity_loss(x, counted, scaling)
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad(value, x)[0] for value in (found, expected)]
+    torch.testing.assert_close(*grads)
+    assert not grads[0][~counted].any()
+
+
+def test_identity_loss_by_hand():
+    x = torch.tensor([[2.0, 0.0], [-1.0, 0.0], [0.0, 3.0], [0.0, -0.5]])
+    # Rows of length 1 have mean 0 and C = diag(2, 2) / 3.
+    assert identity_loss(x).item() == pytest.approx(2 / 9)
+    # Divided by 3, columns (2, -1, 0, 0) / 3 and (0, 0, 3, -0.5) / 3 have means 1/12 and 5/24.
+    c11 = (5 / 9 - 4 / 144) / 3
+    c22 = (9.25 / 9 - 4 * (5 / 24) ** 2) / 3
+    c12 = -4 * (1 / 12) * (5 / 24) / 3
+    expected = (c11 - 1) ** 2 + (c22 - 1) ** 2 + 2 * c12**2
+    assert identity_loss(x, scaling="largest").item() == pytest.approx(expected)
+    r = torch.corrcoef(x.T)[0, 1].item()
+    assert identity_loss(x, scaling="column").item() == pytest.approx(2 * r**2)
+
+
+def test_the_floor_of_identity_loss_is_reached_by_centred_isotropic_rows():
+    dim = 8
+    rows = torch.cat([torch.eye(dim), -torch.eye(dim)]).repeat(500, 1).double()
+    floor = (dim - 1) ** 2 / dim
+    assert identity_loss(rows).item() == pytest.approx(floor, rel=1e-3)
+    assert identity_loss(mixed(8000, dim)).item() > floor
+    assert identity_loss(rows, scaling="column").item() == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("scaling", list(SCALED))
+@pytest.mark.parametrize("x", [torch.zeros(4, 3), torch.ones(1, 3), torch.ones(5, 3)])
+def test_identity_loss_where_nothing_varies(x: torch.Tensor, scaling: str):
+    x = x.clone().requires_grad_()
+    loss = identity_loss(x, scaling=scaling)
+    loss.backward()
+    assert loss.item() == pytest.approx(3.0)
+    assert x.grad.isfinite().all()
+    assert identity_loss(x, torch.zeros(len(x), dtype=torch.bool), scaling).item() == pytest.approx(3.0)
+
+
+def test_identity_loss_stays_exact_in_mixed_precision():
+    x = mixed(500, 16).float()
+    exact = identity_loss(x).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert identity_loss(x).item() == exact

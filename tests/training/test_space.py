@@ -6,7 +6,7 @@ import pytest
 
 from triptych.errors import ConfigError
 from triptych.models.registry import models
-from triptych.training.space import read_space, shipped_space
+from triptych.training.space import Range, read_space, shipped_space
 
 SPACE = """
 model = "lightgcn"
@@ -40,6 +40,11 @@ def test_points_are_all_combinations():
         ("[1, 2]", "[]", "a list of values to try"),
         ("[1, 2]", "2", "a list of values to try"),
         ("[1, 2]", "[1, -2]", "n_layers"),
+        ("[1, 2]", "{low = 2, high = 1}", "low below high"),
+        ("[1, 2]", "{low = 0, high = 1, log = true}", "above 0 if log"),
+        ("[1, 2]", "{low = 1, high = 2, step = 1}", "a range"),
+        ("[1, 2]", "{low = 1, high = true}", "a range"),
+        ("[1, 2]", "{low = -1, high = 2}", "n_layers"),
         ('"lightgcn"', '"lightgnc"', "Did you mean 'lightgcn'"),
         ("[space]", "[spaces]", "Did you mean 'space'"),
         ("[1, 2]", "[1, 2", "no TOML"),
@@ -49,3 +54,17 @@ def test_a_bad_space_is_refused_with_what_to_do(old, new, message):
     with pytest.raises(ConfigError) as caught:
         read_space(SPACE.replace(old, new), "s.toml")
     assert message in str(caught.value)
+
+
+def test_ranges_are_read_and_have_no_grid():
+    space = read_space(
+        SPACE.replace("[1, 2]", "{low = 1, high = 4}").replace(
+            "[0.1, 0.01, 0.001]", "{low = 1e-4, high = 0.1, log = true}"
+        ),
+        "s.toml",
+    )
+    assert space.values == {"n_layers": Range(1, 4), "learning_rate": Range(1e-4, 0.1, log=True)}
+    assert Range(1, 4).whole
+    assert not Range(1, 4.5).whole
+    with pytest.raises(ConfigError, match="no grid can go through"):
+        list(space.points())

@@ -167,7 +167,7 @@ def require(extra: str, *modules: str) -> None:
             import_module(module)
         except ImportError as error:
             raise ConfigError(
-                f"this encoder needs {module}, which cannot be imported: {error}",
+                f"this needs {module}, which cannot be imported: {error}",
                 wanted=f"Triptych with its '{extra}' extra",
                 fix=f"Run: pip install 'triptych[{extra}]'",
             ) from error

@@ -17,7 +17,7 @@ from triptych.data.arrays import IntArray
 from triptych.data.interactions import row_offsets
 from triptych.data.split import Pairs, PartName, Split
 from triptych.errors import ConfigError, DataError, TrainingError
-from triptych.evaluation.metrics import PerUser, per_user
+from triptych.evaluation.metrics import Hits, PerUser, per_user
 from triptych.scorer import Scorer
 
 Masked = Literal["train", "train+valid"]
@@ -92,27 +92,68 @@ def evaluate_ranking(
         )
     n_relevant = np.bincount(wanted.user, minlength=split.n_users)
     users = np.flatnonzero(n_relevant)
-    mask_valid = masked == "train+valid" and part == "test"
-    seen = SeenItems([split.train, split.valid] if mask_valid else [split.train], split.n_users)
-    wanted_keys = torch.from_numpy(
-        wanted.user * split.n_items + wanted.item
-    )  # ascending, as pairs are sorted
-    hits = np.empty((len(users), lengths[-1]), dtype=bool)
-    for start in range(0, len(users), block_size):
-        block = users[start : start + block_size]
-        _, items = rank_unseen(scorer, torch.from_numpy(block), seen, lengths[-1])
-        keys = torch.from_numpy(block)[:, None] * split.n_items + items.cpu()  # (B, K)
-        place = torch.searchsorted(wanted_keys, keys).clamp_(max=len(wanted_keys) - 1)
-        hits[start : start + block_size] = ((wanted_keys[place] == keys) & (items.cpu() >= 0)).numpy()
+    hidden: Masked = masked if part == "test" else "train"
+    lists = rank_lists(scorer, split, users, lengths[-1], masked=hidden, block_size=block_size)
+    hits = find_hits(lists, users, wanted, split.n_items)
     protocol = {
         "part": part,
         "k": list(lengths),
-        "masked": "train+valid" if mask_valid else "train",
+        "masked": hidden,
         "candidates": "all items",
         "users": len(users),
         "users_left_out": split.n_users - len(users),
     }
     return Ranking(users, per_user(hits, n_relevant[users], lengths), protocol)
+
+
+def rank_lists(
+    scorer: Scorer,
+    split: Split,
+    users: IntArray,
+    k: int,
+    *,
+    masked: Masked = "train",
+    block_size: int = BLOCK_SIZE,
+) -> IntArray:
+    """List the best items for some users, block by block.
+
+    Args:
+        scorer: scores all items for some users.
+        split: what to mask.
+        users: (n,) int64.
+        k: list length K.
+        masked: which items of a user are no candidates.
+        block_size: users ranked at once; changes speed and memory only.
+
+    Returns: (n, K) int64, best first; -1 where a user has fewer than K candidates.
+
+    Raises:
+        ConfigError: k is below 1 or above the number of items.
+        TrainingError: a score is NaN.
+    """
+    check_lengths([k], split.n_items)
+    seen = SeenItems([split.train, split.valid] if masked == "train+valid" else [split.train], split.n_users)
+    lists = np.empty((len(users), k), dtype=np.int64)
+    for start in range(0, len(users), block_size):
+        block = torch.from_numpy(users[start : start + block_size])
+        lists[start : start + block_size] = rank_unseen(scorer, block, seen, k)[1].cpu().numpy()
+    return lists
+
+
+def find_hits(lists: IntArray, users: IntArray, wanted: Pairs, n_items: int) -> Hits:
+    """Mark the places of lists (n, K) at which an item stands that the list's user wants.
+
+    Args:
+        lists: (n, K) items, -1 where there is none.
+        users: (n,) whose lists they are.
+        wanted: what there is to find, at least one pair.
+        n_items: I.
+    """
+    wanted_keys = torch.from_numpy(wanted.user * n_items + wanted.item)  # ascending, as pairs are sorted
+    keys = torch.from_numpy(users[:, None] * n_items + lists)
+    place = torch.searchsorted(wanted_keys, keys).clamp_(max=len(wanted_keys) - 1)
+    found: Hits = (wanted_keys[place] == keys).numpy() & (lists >= 0)
+    return found
 
 
 class SeenItems:

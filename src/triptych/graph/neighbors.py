@@ -13,7 +13,7 @@ from triptych.data.features import ItemFeatures
 from triptych.errors import ConfigError, DataError
 from triptych.graph.sparse import SparseGraph
 
-Weighting = Literal["binary", "cosine"]
+Weighting = Literal["binary", "cosine", "positive"]
 
 ItemNormalisation = Literal["sym", "rw"]
 
@@ -103,17 +103,19 @@ def item_graph(
 
     Source: LATTICE (arXiv:2104.09036), eq. 4–6 with cosine weights; FREEDOM (arXiv:2211.06924),
         section on the frozen item–item graph, with binary ones; CAmgr (Mathematics 2024, 12, 2353),
-        eq. 12 for "rw".
+        eq. 12 for "rw"; KSI (arXiv:2305.07419), eq. 1-3 for "positive".
 
     Args:
         edges: row (E,), col (E,) and cosine (E,).
         n_items: I.
-        weighting: every edge counts 1, or its cosine.
+        weighting: an edge counts 1, or its cosine; "positive" leaves out edges whose cosine is not.
         normalisation: what an edge's weight is divided by.
 
     Returns: (I, I) graph of E entries; rows whose sum is not positive hold zeros.
     """
     row, col, cosine = edges
+    if weighting == "positive":
+        row, col, cosine = (part[cosine > 0] for part in edges)
     weight = torch.ones_like(cosine) if weighting == "binary" else cosine
     row_sum = torch.zeros(n_items).index_add_(0, row, weight)
     positive = row_sum > 0  # cosines may cancel out, or sum to less

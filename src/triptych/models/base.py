@@ -149,7 +149,10 @@ class Recommender(nn.Module):
         self.n_users, self.n_items = inputs.n_users, inputs.n_items
 
     def embeddings(self) -> Embeddings:
-        """Embed all users (U, D) and items (I, D); in eval mode deterministic and without side effects."""
+        """Embed all users (U, D) and items (I, D); in eval mode deterministic and without side effects.
+
+        In training mode it is what the loss ranks by: of the thinned graph of a model that thins it, say.
+        """
         raise NotImplementedError(f"{type(self).__name__} must say how it embeds users and items")
 
     def loss(self, batch: Triplets) -> Losses:

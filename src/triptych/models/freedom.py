@@ -38,6 +38,7 @@ from triptych.models.base import (
 from triptych.models.registry import register
 from triptych.nn.content import FeatureBank, Projector
 from triptych.nn.embedding import NodeEmbedding
+from triptych.nn.item_mixture import mixture_weights
 from triptych.scorer import Embeddings
 
 
@@ -73,13 +74,7 @@ class FREEDOM(Recommender):
     def __init__(self, config: FREEDOMConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
         modalities = inputs.choose_modalities(config.modalities)
-        weights = config.modality_weights or default_weights(modalities)
-        if set(weights) != set(modalities):
-            raise ConfigError(
-                f"modality_weights names {', '.join(weights)}; the modalities are {', '.join(modalities)}",
-                wanted="one weight for each modality",
-                fix="Name the same ones in 'modalities' and 'modality_weights'",
-            )
+        weights = mixture_weights(config.modality_weights, modalities)
         self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, config.embedding_dim)
         self.register_graph("adj", inputs.graphs.bipartite("sym"))
         self.register_graph("item_adj", inputs.graphs.mixed_items(weights, config.n_neighbors))
@@ -113,10 +108,13 @@ class FREEDOM(Recommender):
         return {"main": Group(list(self.parameters()), by_row=self.features.by_row if self.features else ())}
 
     def embeddings(self) -> Embeddings:
-        return self._embed(self.adj)
+        adj = self.train_adj if self.training else self.adj
+        users, items = self.nodes.split(propagate(adj, self.nodes.weight, self.config.n_layers))
+        alike = propagate(self.item_adj, self.nodes.ego.items, self.config.n_item_layers, combine="last")
+        return Embeddings(users, items + alike)
 
     def loss(self, batch: Triplets) -> Losses:
-        users, pos, neg = batch_rows(self._embed(self.train_adj), batch)  # (B, D) each
+        users, pos, neg = batch_rows(self.embeddings(), batch)  # (B, D) each
         losses = {"bpr": bpr_loss(*pair_scores(users, pos, neg))}
         if self.features is not None:
             for modality in self.features.dims:
@@ -133,11 +131,6 @@ class FREEDOM(Recommender):
             for modality in self.features.dims
         }
 
-    def _embed(self, adj: SparseGraph) -> Embeddings:
-        users, items = self.nodes.split(propagate(adj, self.nodes.weight, self.config.n_layers))
-        alike = propagate(self.item_adj, self.nodes.ego.items, self.config.n_item_layers, combine="last")
-        return Embeddings(users, items + alike)
-
     def _feature_loss(self, features: FeatureBank, modality: str, users: Tensor, batch: Triplets) -> Tensor:
         both = features.present(modality, batch.pos) & features.present(modality, batch.neg)
         if not both.any():
@@ -146,10 +139,3 @@ class FREEDOM(Recommender):
             self.project(modality, features.rows(modality, items[both])) for items in (batch.pos, batch.neg)
         )
         return bpr_loss(*pair_scores(users[both], pos, neg))
-
-
-def default_weights(modalities: tuple[str, ...]) -> dict[str, float]:
-    """Weigh modalities as the paper does where it can, else equally."""
-    if set(modalities) == {"image", "text"}:
-        return {"image": 0.1, "text": 0.9}
-    return dict.fromkeys(modalities, 1 / len(modalities))

@@ -81,17 +81,7 @@ class LayerGCN(Recommender):
         return ()
 
     def embeddings(self) -> Embeddings:
-        return self._embed(self.adj)
-
-    def loss(self, batch: Triplets) -> Losses:
-        scores = pair_scores(*batch_rows(self._embed(self.train_adj), batch))
-        ego = batch_rows(self.nodes.ego, batch)
-        return {
-            "bpr": len(batch.user) * bpr_loss(*scores),
-            "reg": self.config.reg_weight * half_squared(*ego),
-        }
-
-    def _embed(self, adj: SparseGraph) -> Embeddings:
+        adj = self.train_adj if self.training else self.adj
         layer: Tensor = self.nodes.weight  # (N, D)
         unit = F.normalize(layer, eps=EPSILON)
         total = torch.zeros_like(layer)
@@ -99,6 +89,14 @@ class LayerGCN(Recommender):
             layer = refine(spmm(adj, layer), unit)
             total = total + layer
         return self.nodes.split(total)
+
+    def loss(self, batch: Triplets) -> Losses:
+        scores = pair_scores(*batch_rows(self.embeddings(), batch))
+        ego = batch_rows(self.nodes.ego, batch)
+        return {
+            "bpr": len(batch.user) * bpr_loss(*scores),
+            "reg": self.config.reg_weight * half_squared(*ego),
+        }
 
     def _edge_weights(self, epoch: int) -> Tensor:
         """Weigh the training pairs by how likely this epoch keeps them: (E,)."""

@@ -4,10 +4,13 @@ Paper: He et al., LightGCN: Simplifying and Powering Graph Convolution Network f
 SIGIR 2020 (arXiv:2002.02126). E^(l+1) = A E^l (eq. 7), final vectors are the mean of layers
 0..L (eq. 8), A = D^-1/2 A D^-1/2 without self-loops. Like MMRec, from which the published figures
 come, tables start Xavier-uniform and the un-squared norm of the layer-0 rows regularises; the
-authors start from N(0, 0.1) and use the squared norm (eq. 15).
+authors start from N(0, 0.1) and use the squared norm (eq. 15). What the codes of LATTICE and its successors
+run as LightGCN propagates over (D + I)^-1 (A + I): `normalisation`.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -32,6 +35,8 @@ class LightGCNConfig(ModelConfig):
 
     n_layers: int = Field(2, ge=0)
     """L, how often vectors are passed along the edges; MMRec searches 1 to 4."""
+    normalisation: Literal["sym", "rw_loop"] = "sym"
+    """Of the graph: "sym" as in the paper, "rw_loop" as in LATTICE's code."""
     reg_weight: float = Field(1e-4, ge=0)
     """Weight of the layer-0 rows' norm; MMRec searches 1e-2 ... 1e-6."""
 
@@ -46,7 +51,7 @@ class LightGCN(Recommender):
     def __init__(self, config: LightGCNConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
         self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, config.embedding_dim)
-        self.register_graph("adj", inputs.graphs.bipartite("sym"))
+        self.register_graph("adj", inputs.graphs.bipartite(config.normalisation))
 
     def embeddings(self) -> Embeddings:
         return self.nodes.split(propagate(self.adj, self.nodes.weight, self.config.n_layers))

@@ -12,6 +12,8 @@ Either way, as in the code, dropout falls on a layer's result (the paper drops m
 and final vectors of the batch are regularised (the paper: all parameters), divided by the size of the
 batch. The code divides by the nominal size, so that it differs in the last batch of an epoch alone.
 Ports to torch use slope 0.01 and torch's first biases; here both are the code's, Xavier-uniform as weights.
+LATTICE's code, and that of its successors, take the mean of the layers where the paper sets them side by
+side: `combine`.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class NGCFConfig(ModelConfig):
     """Settings of NGCF."""
 
     n_layers: int = Field(3, ge=0)
-    """L, how often vectors are passed along the edges; final vectors are L + 1 times as wide."""
+    """L, how often vectors are passed along the edges."""
+    combine: Literal["concat", "mean"] = "concat"
+    """How layers make final vectors: side by side, which are L + 1 times as wide, or by their mean."""
     message_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of the entries of each layer's result set to zero in training."""
     node_dropout: float = Field(0.0, ge=0, lt=1)
@@ -79,12 +83,12 @@ class NGCF(Recommender):
         self.register_graph("adj", inputs.graphs.bipartite("sym" if config.variant == "paper" else "rw_loop"))
 
     def embeddings(self) -> Embeddings:
-        return self.nodes.split(self._join(self._layers()))  # (U, D(L+1)), (I, D(L+1))
+        return self.nodes.split(self._join(self._layers()))  # (U, D(L+1)), (I, D(L+1)), or as wide as a layer
 
     def loss(self, batch: Triplets) -> Losses:
         # Rows are picked from each layer before they are joined: most nodes are not in the batch.
         picked = [batch_rows(self.nodes.split(layer), batch) for layer in self._layers()]
-        rows = [self._join(layers) for layers in zip(*picked, strict=True)]  # three of (B, D(L+1))
+        rows = [self._join(layers) for layers in zip(*picked, strict=True)]  # users, chosen, sampled
         return {
             "bpr": bpr_loss(*pair_scores(*rows)),
             "reg": self.config.reg_weight * half_squared(*rows) / len(batch.user),
@@ -102,9 +106,11 @@ class NGCF(Recommender):
         return layers
 
     def _join(self, layers: Sequence[Tensor]) -> Tensor:
-        """Set layers side by side: (n, D) each -> (n, D(L+1))."""
+        """Make final vectors of the layers: (n, D) each -> (n, D(L+1)) side by side, or (n, D)."""
         if self.config.variant == "official":
             layers = [layers[0], *(F.normalize(layer) for layer in layers[1:])]
+        if self.config.combine == "mean":
+            return torch.stack(tuple(layers)).mean(dim=0)
         return torch.cat(tuple(layers), dim=1)
 
 

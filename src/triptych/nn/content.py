@@ -70,10 +70,13 @@ class FeatureBank(nn.Module):
         return list(self.parameters()) if self.feature_training == "rows" else []
 
     def rows(self, modality: str, items: Tensor | None = None) -> Tensor:
-        """Give the raw rows of some items, or of all: (n, F); zero where an item lacks the modality."""
+        """Give the raw rows of some items, or of all: (n, F); zero where an item lacks the modality.
+
+        Where features learn row by row, they do so by what is asked for by item alone.
+        """
         values: Tensor = getattr(self, _name(modality))
         if items is None:
-            return values
+            return values.detach() if self.feature_training == "rows" else values
         if self.feature_training == "rows":
             return F.embedding(items, values, sparse=True)
         return take_rows(values, items)

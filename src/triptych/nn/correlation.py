@@ -1,4 +1,4 @@
-"""How much the columns of a matrix repeat each other, and a loss against it.
+"""How much the columns of a matrix repeat each other, and losses against it.
 
 Letters: N rows, D columns, L layers.
 """
@@ -6,9 +6,12 @@ Letters: N rows, D columns, L layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Scaling = Literal["row", "largest", "column"]
 
 _ROUNDING = 8
 """A column varies if its deviation is above this many rounding errors of its size."""
@@ -24,13 +27,7 @@ def column_correlation(x: Tensor, counted: Tensor | None = None) -> Tensor:
         x: one matrix, or several.
         counted: (..., N) bool, which rows count; by default all.
     """
-    if counted is None:
-        centred = x - x.mean(dim=-2, keepdim=True)
-    else:
-        rows = counted[..., None].to(x.dtype)  # (..., N, 1)
-        x = x * rows
-        centred = x - rows * (x.sum(dim=-2, keepdim=True) / rows.sum(dim=-2, keepdim=True).clamp(min=1))
-    products = centred.mT @ centred  # (..., D, D)
+    products, x, _ = _products(x, counted)
     squares = products.diagonal(dim1=-2, dim2=-1)  # (..., D)
     rounding = _ROUNDING * torch.finfo(x.dtype).eps
     varies = squares > rounding**2 * x.square().sum(dim=-2)
@@ -73,3 +70,46 @@ def decorrelation_loss(
     inverse = 1 / found.clamp(min=1e-12)
     weights = inverse / inverse.sum(dim=0)
     return ((weights.detach() if detach_weights else weights) * found).sum()
+
+
+def identity_loss(x: Tensor, counted: Tensor | None = None, scaling: Scaling = "row") -> Tensor:
+    """Let each column vary by itself: |C - 1|_F^2, C the covariance of the columns, (..., N, D) -> (...).
+
+    Rows of length 1 have variances that sum to N / (N - 1) at most, so that the value cannot fall below about
+    (D - 1)^2 / D, where no two columns correlate and all have mean 0. Cost: as that of `column_correlation`.
+
+    Source: KSI (arXiv:2305.07419), eq. 5-8.
+
+    Args:
+        x: one matrix, or several.
+        counted: (..., N) bool, which rows count; by default all.
+        scaling: what precedes the covariance. Each "row" is scaled to length 1; or all are divided by the
+            length of the "largest"; or each "column" is scaled to mean 0 and variance 1, so that C is the
+            correlation.
+    """
+    with torch.autocast(x.device.type, enabled=False):  # 1 is far from most of C
+        if scaling == "column":
+            matrix = column_correlation(x, counted)
+        else:
+            lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # (..., N, 1)
+            if scaling == "largest":
+                known = lengths if counted is None else lengths * counted[..., None]
+                lengths = known.amax(dim=-2, keepdim=True)
+            products, _, n_rows = _products(x / lengths.clamp(min=1e-12), counted)
+            matrix = products / (n_rows - 1).clamp(min=1)
+        identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        distance: Tensor = (matrix - identity).square().sum(dim=(-2, -1))
+    return distance
+
+
+def _products(x: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the inner products of the centred columns (..., D, D), the rows that count, and their number."""
+    if counted is None:
+        n_rows = torch.tensor(x.shape[-2], dtype=x.dtype, device=x.device)
+        centred = x - x.mean(dim=-2, keepdim=True)
+    else:
+        rows = counted[..., None].to(x.dtype)  # (..., N, 1)
+        n_rows = rows.sum(dim=-2, keepdim=True)  # (..., 1, 1)
+        x = x * rows
+        centred = x - rows * (x.sum(dim=-2, keepdim=True) / n_rows.clamp(min=1))
+    return centred.mT @ centred, x, n_rows

@@ -106,10 +106,15 @@ class Recipe:
 def find_recipe(name: str) -> Recipe:
     """Take a model's name, with its default settings, or a recipe: a file, or one that comes with Triptych.
 
+    Plug-ins may follow: "freedom+sand", "freedom-baby.toml+sand".
+
     Raises:
-        ConfigError: there is no such model, or the recipe holds something else than it should.
+        ConfigError: there is no such model or plug-in, or the recipe holds something else than it should.
         StorageError: there is no such recipe.
     """
+    name, *plugins = name.split("+")
+    if plugins:
+        return find_recipe(name).with_plugins(plugin_entry(plugin).name for plugin in plugins)
     if not name.endswith(".toml"):
         return Recipe(model_entry(name).name)
     own = files("triptych") / "recipes" / name

@@ -7,7 +7,11 @@ source = "the authors' grid (arXiv:2207.11088, section V)"
 [space]
 edge_dropout = [0.0, 0.1, 0.2]
 reg_weight = [1e-2, 1e-3, 1e-4, 1e-5]
+learning_rate = {low = 1e-4, high = 1e-2, log = true}
 ```
+
+A list names the values; a table with `low` and `high` is a range, of whole numbers if both are, on a
+logarithmic scale if `log` is true. Spaces with ranges have no grid.
 """
 
 from __future__ import annotations
@@ -26,26 +30,61 @@ from triptych.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
+class Range:
+    """The numbers between two, both included.
+
+    Args:
+        low: the smallest.
+        high: the largest.
+        log: whether their logarithms are what is spread evenly.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are whole numbers only."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+@dataclass(frozen=True)
 class SearchSpace:
     """A model and the values to try of some of its settings; all others keep their defaults.
 
     Args:
         model: registry name.
-        values: field of the model's config or of `TrainConfig` -> values, at least one.
+        values: field of the model's config or of `TrainConfig` -> values, at least one, or a range.
         source: where the values come from.
     """
 
     model: str
-    values: Mapping[str, tuple[Any, ...]]
+    values: Mapping[str, tuple[Any, ...] | Range]
     source: str
 
     def __len__(self) -> int:
-        return prod(len(tried) for tried in self.values.values())
+        return prod(len(tried) for tried in self._lists().values())
 
     def points(self) -> Iterator[Recipe]:
-        """List every combination, the last field changing fastest."""
-        for point in product(*self.values.values()):
-            yield Recipe(self.model, dict(zip(self.values, point, strict=True)), self.source)
+        """List every combination, the last field changing fastest.
+
+        Raises:
+            ConfigError: a field has a range, which has no end of values.
+        """
+        lists = self._lists()
+        for point in product(*lists.values()):
+            yield Recipe(self.model, dict(zip(lists, point, strict=True)), self.source)
+
+    def _lists(self) -> dict[str, tuple[Any, ...]]:
+        for field, tried in self.values.items():
+            if isinstance(tried, Range):
+                raise ConfigError(
+                    f"'{field}' is a range, which no grid can go through",
+                    wanted="lists of values for a grid",
+                    fix=f"List values of {field}, or search at random or by TPE",
+                )
+        return {field: tried for field, tried in self.values.items() if isinstance(tried, tuple)}
 
 
 def shipped_space(model: str) -> SearchSpace:
@@ -80,14 +119,24 @@ def read_space(text: str, name: str) -> SearchSpace:
             wanted="model = NAME, source = TEXT and a table [space] of at least one field",
             fix=nearest(unknown[0], ["model", "source", "space"]) if unknown else "Add what is missing",
         )
-    for field, tried in values.items():
-        if not isinstance(tried, list) or not tried:
-            raise ConfigError(
-                f"{name} gives '{field}' as {tried!r}",
-                wanted="a list of values to try",
-                fix=f"Write for example {field} = [1, 2, 3]",
-            )
-        for value in tried:
+    read = {field: _read_values(name, field, tried) for field, tried in values.items()}
+    for field, chosen in read.items():
+        for value in (chosen.low, chosen.high) if isinstance(chosen, Range) else chosen:
             Recipe(content["model"], {field: value}).configs()
-    space = {field: tuple(tried) for field, tried in values.items()}
-    return SearchSpace(content["model"], space, str(content.get("source", "")))
+    return SearchSpace(content["model"], read, str(content.get("source", "")))
+
+
+def _read_values(name: str, field: str, tried: object) -> tuple[Any, ...] | Range:
+    """Read what is to be tried of one field."""
+    if isinstance(tried, list) and tried:
+        return tuple(tried)
+    if isinstance(tried, dict) and {"low", "high"} <= tried.keys() <= {"low", "high", "log"}:
+        low, high, log = tried["low"], tried["high"], tried.get("log", False)
+        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+        if numbers and isinstance(log, bool) and low < high and (low > 0 or not log):
+            return Range(low, high, log)
+    raise ConfigError(
+        f"{name} gives '{field}' as {tried!r}",
+        wanted="a list of values, or a range {low = ..., high = ...} with low below high, above 0 if log",
+        fix=f"Write for example {field} = [1, 2, 3]",
+    )
