@@ -19,6 +19,7 @@ from rich.progress import (
 from triptych.cli.output import err
 from triptych.encode.encoder import EncoderSpec
 from triptych.encode.run import Encoded
+from triptych.experiments.jobs import Job, Outcome
 from triptych.preparation import ContentObserver
 from triptych.training.trainer import EpochRecord, Observer
 
@@ -154,3 +155,43 @@ class TrainingProgress(Observer):
             self._last_line = time.monotonic()
             line = f"{self._name} epoch {record.epoch}/{self._epochs}  {status}"
             err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class ExperimentProgress:
+    """Shows the trainings of an experiment: a line for each that ends, and the one that is going on here.
+
+    Args:
+        total: how many there are.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._training: TrainingProgress | None = None
+
+    def __enter__(self) -> ExperimentProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def observe(self, job: Job) -> Observer:
+        """Begin to show a training."""
+        self._close()
+        training = job.recipe.configs().training
+        self._training = TrainingProgress(
+            f"{job.recipe.name} seed {job.seed}", training.epochs, training.metric
+        )
+        return self._training.__enter__()
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """Say in a line what became of a training."""
+        self._close()
+        self._done += 1
+        ending = outcome.error or ("trained" if outcome.trained else "was trained before")
+        line = f"{self._done}/{self._total}  {outcome.job.recipe.name} seed {outcome.job.seed}: {ending}"
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _close(self) -> None:
+        if self._training is not None:
+            self._training.__exit__()
+            self._training = None

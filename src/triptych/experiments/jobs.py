@@ -1,0 +1,263 @@
+"""Trainings of an experiment: each done once, kept, taken up again after a kill, several at a time if asked.
+
+An experiment's folder holds `runs/NAME` for each finished training, `unfinished/NAME` with the checkpoints of
+one that was stopped, and `failed/NAME.json` with what went wrong. NAME ends in a hash of the settings, the
+seed, and the split without its test part: equal trainings have equal names, whichever experiment they are of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from triptych.data.split import Split
+from triptych.errors import ConfigError, StorageError, TriptychError
+from triptych.files import hash_arrays, write_json
+from triptych.runs import RUN, Run, train
+from triptych.training.recipe import Recipe
+from triptych.training.trainer import CHECKPOINT, Observer
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Args:
+        recipe: what to train.
+        seed: with which seed.
+    """
+
+    recipe: Recipe
+    seed: int
+
+    def settings(self) -> dict[str, Any]:
+        """Say all that names the training but the data, in JSON values, defaults included.
+
+        Raises:
+            ConfigError: the recipe names something unknown or unfit.
+        """
+        model, training, plugins = self.recipe.configs()
+        return {
+            "model": self.recipe.model,
+            "settings": model.model_dump(mode="json"),
+            "plugins": {name: config.model_dump(mode="json") for name, config in plugins.items()},
+            "training": training.model_dump(mode="json"),
+            "seed": self.seed,
+        }
+
+    def name(self, sealed: Split) -> str:
+        """Name the training on a split without test pairs: "freedom+sand-seed1-9f0c2a6b"."""
+        key = hash_arrays(json.dumps(self.settings(), sort_keys=True), sealed.content_hash)
+        return f"{self.recipe.name}-seed{self.seed}-{key[:8]}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Args:
+        job: the job.
+        folder: of its run; None if it failed.
+        error: what went wrong, if it did.
+        trained: whether it was trained now, not found finished.
+    """
+
+    job: Job
+    folder: Path | None
+    error: str | None = None
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where and how jobs are done.
+
+    Args:
+        folder: of the experiment.
+        device: "auto", "cpu", "cuda", "cuda:N".
+        workers: trainings at the same time, each in a process of its own if more than one.
+        threads: of each training; by default torch's own number, shared among the workers.
+        checkpoint_every: epochs between checkpoints.
+        graph_cache: folder that keeps item neighbours between trainings.
+        k: list lengths of the validation figures.
+    """
+
+    folder: Path
+    device: str = "auto"
+    workers: int = 1
+    threads: int | None = None
+    checkpoint_every: int = 10
+    graph_cache: Path | None = None
+    k: tuple[int, ...] = (10, 20)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or (self.threads is not None and self.threads < 1):
+            raise ConfigError(
+                f"workers {self.workers}, threads {self.threads}",
+                wanted="at least one of each",
+                fix="Leave them at their defaults",
+            )
+
+    def run_folder(self, name: str) -> Path:
+        """Say where the run of that name is, or will be."""
+        return self.folder / "runs" / name
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    split: Split,
+    workshop: Workshop,
+    *,
+    observe: Callable[[Job], Observer] | None = None,
+) -> Iterator[Outcome]:
+    """Do jobs, and yield what became of each as soon as it is known; finished ones are not done again.
+
+    Nothing here sees a test pair. A job that fails is noted and the others go on; it is tried again by the
+    next call. What is killed goes on from its last checkpoint.
+
+    Args:
+        jobs: equal ones are done once.
+        split: the test part, if it has one, is taken off first.
+        workshop: where and how.
+        observe: makes an observer for a job that is trained in this process, that is with one worker.
+
+    Raises:
+        ConfigError: a job names something unknown or unfit; found before any is begun.
+        StorageError: another process works in the folder.
+    """
+    sealed = split.without_test()
+    named = {job.name(sealed): job for job in jobs}
+    with only_worker(workshop.folder):
+        waiting = {}
+        for name, job in named.items():
+            if (workshop.run_folder(name) / RUN).is_file():
+                yield Outcome(job, workshop.run_folder(name), trained=False)
+            else:
+                waiting[name] = job
+        if workshop.workers == 1 or len(waiting) < 2:
+            for name, job in waiting.items():
+                yield _attempt(job, name, sealed, workshop, observe(job) if observe else None)
+        else:
+            yield from _in_processes(waiting, sealed, workshop)
+
+
+@contextmanager
+def only_worker(folder: Path) -> Iterator[None]:
+    """Have an experiment's folder for this process alone inside a `with` block.
+
+    Raises:
+        StorageError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise StorageError(
+            f"another process works in {folder}",
+            wanted="one process for each experiment's folder",
+            fix="Wait for it, or choose another folder with --out",
+        ) from error
+
+
+def _in_processes(waiting: Mapping[str, Job], sealed: Split, workshop: Workshop) -> Iterator[Outcome]:
+    threads = workshop.threads or max(1, torch.get_num_threads() // workshop.workers)
+    # Not forked: torch's threads do not survive a fork.
+    pool = ProcessPoolExecutor(
+        workshop.workers,
+        mp_context=get_context("spawn"),
+        initializer=_begin_worker,
+        initargs=(sealed, workshop, threads),
+    )
+    try:
+        left: dict[Future[Outcome], Job] = {
+            pool.submit(_attempt_in_worker, job, name): job for name, job in waiting.items()
+        }
+        while left:
+            done, _ = wait(left, return_when=FIRST_COMPLETED)
+            for future in done:
+                job = left.pop(future)
+                broken = future.exception()  # the process died; the job itself raises nothing
+                yield Outcome(job, None, f"its process ended: {broken}") if broken else future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}
+"""What a worker process was begun with."""
+
+
+def _begin_worker(sealed: Split, workshop: Workshop, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _worker.update(sealed=sealed, workshop=workshop)
+
+
+def _attempt_in_worker(job: Job, name: str) -> Outcome:
+    return _attempt(job, name, _worker["sealed"], _worker["workshop"], None)
+
+
+def _attempt(job: Job, name: str, sealed: Split, workshop: Workshop, observer: Observer | None) -> Outcome:
+    """Train, and note a failure instead of raising it."""
+    note = workshop.folder / "failed" / f"{name}.json"
+    try:
+        folder = _train(job, name, sealed, workshop, observer)
+    except (TriptychError, MemoryError, RuntimeError, OSError) as error:
+        write_json(note, {"name": name, **job.settings(), "error": f"{type(error).__name__}: {error}"})
+        return Outcome(job, None, str(error))
+    note.unlink(missing_ok=True)
+    return Outcome(job, folder)
+
+
+def _train(job: Job, name: str, sealed: Split, workshop: Workshop, observer: Observer | None) -> Path:
+    folder = workshop.run_folder(name)
+    with job_lock(name, workshop):
+        if not (folder / RUN).is_file():
+            with training_of(job, name, sealed, workshop, observer) as run:
+                run.save(folder)
+    return folder
+
+
+def job_lock(name: str, workshop: Workshop) -> FileLock:
+    """Give the lock that whoever trains a job holds.
+
+    A worker may outlive a killed experiment for an epoch or so, and must not be met by its successor.
+    """
+    path = workshop.folder / "unfinished" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
+@contextmanager
+def training_of(
+    job: Job, name: str, sealed: Split, workshop: Workshop, observer: Observer | None
+) -> Iterator[Run]:
+    """Train a job, from its last checkpoint if there is one; drop checkpoints once the block ends well."""
+    checkpoints = workshop.folder / "unfinished" / name
+    model, training, plugins = job.recipe.configs()
+    if workshop.threads is not None:
+        torch.set_num_threads(workshop.threads)
+    yield train(
+        model,
+        sealed,
+        seed=job.seed,
+        plugins=plugins,
+        config=training,
+        device=workshop.device,
+        k=workshop.k,
+        graph_cache=workshop.graph_cache,
+        checkpoint_dir=checkpoints,
+        checkpoint_every=workshop.checkpoint_every,
+        resume=(checkpoints / f"{CHECKPOINT}.json").is_file(),
+        observer=observer,
+    )
+    rmtree(checkpoints, ignore_errors=True)  # only now is nothing lost with it

@@ -1,0 +1,164 @@
+"""Comparisons: figures as the evaluator gives them, the test part opened last, and nothing learned from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import triptych as tt
+from triptych.data.interactions import TEST
+from triptych.data.split import Split
+from triptych.errors import ConfigError, TrainingError
+from triptych.evaluation.ranking import evaluate_ranking
+from triptych.experiments import comparison
+from triptych.experiments.comparison import ComparisonResult, compare
+from triptych.experiments.jobs import Outcome, Workshop
+from triptych.runs import load
+from triptych.testing import toy_dataset
+from triptych.training.recipe import Recipe
+
+QUICK = {"epochs": 3, "batch_size": 16, "metric": "recall@2", "embedding_dim": 4}
+SYSTEMS = {"factors": Recipe("mf-bpr", QUICK), "graph": Recipe("lightgcn", QUICK)}
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return Split.by_ratio(toy_dataset(), rng=0)
+
+
+def shop(folder: Path) -> Workshop:
+    return Workshop(folder, device="cpu", threads=1, k=(2,))
+
+
+@pytest.fixture(scope="module")
+def compared(split: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[ComparisonResult, Path]:
+    folder = tmp_path_factory.mktemp("compared")
+    return compare(SYSTEMS, split, [1, 2], shop(folder), k=(2, 4)), folder
+
+
+def test_figures_are_those_of_single_trainings(compared: tuple[ComparisonResult, Path], split: Split):
+    result, _ = compared
+    runs = [
+        tt.train("lightgcn", split, seed=seed, settings={"embedding_dim": 4}, device="cpu", k=(2, 4),
+                 config=tt.TrainConfig(epochs=3, batch_size=16, metric="recall@2"))
+        for seed in (1, 2)
+    ]  # fmt: skip
+    graph = result.systems[1]
+    assert (graph.name, graph.seeds, graph.epochs) == ("graph", [1, 2], [3, 3])
+    values = [run.record.test["recall@4"] for run in runs]
+    assert graph.test["recall@4"].mean == pytest.approx(np.mean(values))
+    assert graph.test["recall@4"].sd == pytest.approx(np.std(values, ddof=1))
+    assert graph.valid["recall@2"].mean == pytest.approx(
+        np.mean([run.record.valid["recall@2"] for run in runs])
+    )
+    assert result.split_hash == split.content_hash
+    assert result.data_hash == split.data.content_hash
+
+
+def test_differences_are_of_means_over_seeds_by_user(compared: tuple[ComparisonResult, Path], split: Split):
+    result, _ = compared
+    means = {}
+    for system in result.systems:
+        per_user = [
+            evaluate_ranking(load(run).scorer, split, "test", (2,)).values["recall@2"] for run in system.runs
+        ]
+        means[system.name] = np.mean(per_user, axis=0)
+    (difference,) = result.differences
+    other = "graph" if result.reference == "factors" else "factors"
+    assert (difference.baseline, difference.system) == (result.reference, other)
+    assert difference.difference == pytest.approx((means[other] - means[result.reference]).mean())
+    assert difference.n_users == len(means[other])
+
+
+def test_the_reference_is_chosen_on_validation(compared: tuple[ComparisonResult, Path]):
+    result, _ = compared
+    best = max(result.systems, key=lambda system: system.valid["recall@2"].mean)
+    assert result.reference == best.name
+    assert result.reference_chosen
+
+
+def test_another_reference_another_system_another_seed_train_only_what_is_new(
+    compared: tuple[ComparisonResult, Path], split: Split
+):
+    result, folder = compared
+    told: list[Outcome] = []
+    systems = {**SYSTEMS, "third": Recipe("lightgcn", {**QUICK, "n_layers": 1})}
+    again = compare(
+        systems, split, [1, 2, 3], shop(folder), k=(2, 4), reference="factors", on_outcome=told.append
+    )
+    assert [outcome.trained for outcome in told].count(True) == 3 + 2
+    assert again.reference == "factors"
+    assert not again.reference_chosen
+    assert [difference.system for difference in again.differences] == ["graph", "third"]
+    assert len(result.systems) == 2
+
+
+def test_a_single_system_has_figures_and_no_differences(split: Split, tmp_path: Path):
+    result = compare({"graph": SYSTEMS["graph"]}, split, [1], shop(tmp_path), k=(2,))
+    assert result.differences == []
+    assert result.systems[0].test["recall@2"].sd is None
+    assert ComparisonResult.model_validate(json.loads(result.model_dump_json())) == result
+
+
+def test_the_test_part_is_opened_when_all_trainings_have_ended(split: Split, tmp_path: Path, monkeypatch):
+    events: list[str] = []
+    real = comparison.open_test
+    monkeypatch.setattr(comparison, "open_test", lambda *a, **k: (events.append("opened"), real(*a, **k))[1])
+    compare(SYSTEMS, split, [1], shop(tmp_path), k=(2,), on_outcome=lambda _: events.append("trained"))
+    assert events == ["trained", "trained", "opened", "opened"]
+    for run in (tmp_path / "runs").iterdir():
+        assert load(run).record.test_opened is not None
+
+
+def test_other_test_pairs_change_no_training(split: Split, tmp_path: Path):
+    gone = np.zeros(len(split.part), dtype=bool)
+    gone[np.flatnonzero(split.part == TEST)[::2]] = True
+    fewer = Split(replace(split.data, interactions=split.data.interactions.drop(gone)), split.part[~gone])
+    first = compare(SYSTEMS, split, [1], shop(tmp_path / "a"), k=(2,))
+    second = compare(SYSTEMS, fewer, [1], shop(tmp_path / "b"), k=(2,))
+    assert first.reference == second.reference
+    for one, other in zip(first.systems, second.systems, strict=True):
+        assert one.valid == other.valid
+        assert Path(one.runs[0]).name == Path(other.runs[0]).name
+        weights, others = load(one.runs[0]).weights, load(other.runs[0]).weights
+        assert all(weights[name].equal(others[name]) for name in weights)
+
+
+def test_a_seed_that_fails_is_reported_and_a_system_without_any_is_an_error(
+    split: Split, tmp_path: Path, monkeypatch
+):
+    real = comparison.run_jobs
+
+    def one_fails(jobs, *args, **kwargs):
+        for outcome in real(jobs, *args, **kwargs):
+            lost = outcome.job.seed == 2 and outcome.job.recipe.model == "lightgcn"
+            yield replace(outcome, folder=None, error="no power") if lost else outcome
+
+    monkeypatch.setattr(comparison, "run_jobs", one_fails)
+    result = compare(SYSTEMS, split, [1, 2], shop(tmp_path), k=(2,))
+    assert [(failure.name, failure.seed, failure.error) for failure in result.failures] == [
+        ("graph", 2, "no power")
+    ]
+    assert [system.seeds for system in result.systems] == [[1, 2], [1]]
+    with pytest.raises(TrainingError, match="no training of graph ended: no power"):
+        compare(SYSTEMS, split, [2], shop(tmp_path), k=(2,))
+
+
+def test_what_cannot_be_compared_is_refused_before_training(split: Split, tmp_path: Path):
+    with pytest.raises(ConfigError, match="watch different metrics: factors recall@2, graph ndcg@2"):
+        compare(
+            {**SYSTEMS, "graph": Recipe("lightgcn", {**QUICK, "metric": "ndcg@2"})},
+            split,
+            [1],
+            shop(tmp_path),
+        )
+    with pytest.raises(ConfigError, match="Did you mean 'graph'"):
+        compare(SYSTEMS, split, [1], shop(tmp_path), k=(2,), reference="grap")
+    for systems, seeds in (({}, [1]), (SYSTEMS, [])):
+        with pytest.raises(ConfigError, match="at least one of each"):
+            compare(systems, split, seeds, shop(tmp_path), k=(2,))
+    assert list(tmp_path.iterdir()) == []

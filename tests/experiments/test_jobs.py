@@ -1,0 +1,174 @@
+"""Trainings of an experiment: done once, kept, resumed, in one process or in several."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from triptych.data.interactions import TEST
+from triptych.data.split import Split
+from triptych.errors import ConfigError, StorageError
+from triptych.experiments.jobs import Job, Workshop, run_jobs
+from triptych.runs import load
+from triptych.testing import toy_dataset
+from triptych.testing.contract import StopAfter
+from triptych.training.recipe import Recipe
+
+QUICK = {"epochs": 4, "batch_size": 16, "metric": "recall@2", "embedding_dim": 4}
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return Split.by_ratio(toy_dataset(), rng=0)
+
+
+def job(model: str = "lightgcn", seed: int = 1, **settings: object) -> Job:
+    return Job(Recipe(model, {**QUICK, **settings}), seed)
+
+
+def shop(folder: Path, workers: int = 1) -> Workshop:
+    return Workshop(folder, device="cpu", workers=workers, threads=1, checkpoint_every=1, k=(2,))
+
+
+def test_each_job_is_done_once_and_found_again(split: Split, tmp_path: Path):
+    jobs = [job(), job(seed=2), job()]
+    first = list(run_jobs(jobs, split, shop(tmp_path)))
+    assert [(outcome.job.seed, outcome.trained, outcome.error) for outcome in first] == [
+        (1, True, None),
+        (2, True, None),
+    ]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    again = list(run_jobs(jobs, split, shop(tmp_path)))
+    assert [outcome.trained for outcome in again] == [False, False]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert [outcome.folder for outcome in again] == [outcome.folder for outcome in first]
+
+
+def test_runs_hold_no_test_pair(split: Split, tmp_path: Path):
+    (outcome,) = run_jobs([job()], split, shop(tmp_path))
+    assert outcome.folder is not None
+    run = load(outcome.folder)
+    assert run.record.test == {}
+    assert len(run.split.test) == 0
+    assert len(run.split.data.interactions) == len(split.train) + len(split.valid)
+
+
+def test_test_labels_do_not_enter_a_name(split: Split):
+    sealed = split.without_test()
+    gone = np.zeros(len(split.part), dtype=bool)
+    gone[np.flatnonzero(split.part == TEST)[:3]] = True
+    data = replace(split.data, interactions=split.data.interactions.drop(gone))
+    fewer = Split(data, split.part[~gone])
+    assert fewer.content_hash != split.content_hash
+    assert job().name(fewer.without_test()) == job().name(sealed)
+    names = {
+        job().name(sealed),
+        job(seed=2).name(sealed),
+        job(n_layers=1).name(sealed),
+        job("mf-bpr").name(sealed),
+    }
+    assert len(names) == 4
+    assert job(n_layers=2).name(sealed) == job().name(sealed)  # the default, written out
+    plugged = Job(Recipe("lightgcn", QUICK, plugins=()), 1)
+    assert plugged.name(sealed) == job().name(sealed)
+
+
+def test_a_stopped_job_goes_on_and_ends_as_if_never_stopped(split: Split, tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        list(run_jobs([job()], split, shop(tmp_path / "a"), observe=lambda _: StopAfter(2)))
+    assert not list((tmp_path / "a" / "runs").glob("*"))
+    (unfinished,) = (tmp_path / "a" / "unfinished").glob("*/checkpoint.json")
+    assert json.loads(unfinished.read_text())["progress"]["epoch"] == 2
+    (resumed,) = run_jobs([job()], split, shop(tmp_path / "a"))
+    (whole,) = run_jobs([job()], split, shop(tmp_path / "b"))
+    assert resumed.folder is not None
+    assert whole.folder is not None
+    first, second = load(resumed.folder), load(whole.folder)
+    assert torch.equal(first.scorer.embeddings.items, second.scorer.embeddings.items)
+    assert [epoch.valid for epoch in first.record.history] == [epoch.valid for epoch in second.record.history]
+    assert not list((tmp_path / "a" / "unfinished").glob("*/checkpoint.json"))
+
+
+def test_a_failed_job_is_noted_and_the_others_go_on(split: Split, tmp_path: Path):
+    outcomes = list(run_jobs([job(learning_rate=1e30), job()], split, shop(tmp_path)))
+    assert [outcome.folder is None for outcome in outcomes] == [True, False]
+    assert "became" in str(outcomes[0].error)
+    (note,) = (tmp_path / "failed").glob("*.json")
+    facts = json.loads(note.read_text())
+    assert facts["model"] == "lightgcn"
+    assert facts["training"]["learning_rate"] == 1e30
+    assert "TrainingError" in facts["error"]
+
+
+def test_unknown_settings_are_refused_before_anything_is_trained(split: Split, tmp_path: Path):
+    with pytest.raises(ConfigError, match="n_layerz"):
+        list(run_jobs([job(), job(n_layerz=3)], split, shop(tmp_path)))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_several_processes_give_what_one_gives(split: Split, tmp_path: Path):
+    jobs = [job(seed=seed) for seed in (1, 2, 3)] + [job(seed=4, learning_rate=1e30)]
+    together = {o.job.seed: o for o in run_jobs(jobs, split, shop(tmp_path / "many", workers=2))}
+    alone = {o.job.seed: o for o in run_jobs(jobs, split, shop(tmp_path / "one"))}
+    assert together[4].folder is None
+    assert "became" in str(together[4].error)
+    for seed in (1, 2, 3):
+        many, one = together[seed].folder, alone[seed].folder
+        assert many is not None
+        assert one is not None
+        assert torch.equal(load(many).scorer.embeddings.users, load(one).scorer.embeddings.users)
+
+
+def test_a_second_process_on_one_folder_is_refused(split: Split, tmp_path: Path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(StorageError, match="another process works in"):
+        list(run_jobs([job()], split, shop(tmp_path)))
+
+
+def test_workers_must_be_some(tmp_path: Path):
+    with pytest.raises(ConfigError, match="workers 0"):
+        Workshop(tmp_path, workers=0)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_jobs import Split, job, run_jobs, shop, toy_dataset
+if __name__ == "__main__":
+    split = Split.by_ratio(toy_dataset(), rng=0)
+    jobs = [job(seed=seed, epochs=80, patience=80) for seed in (1, 2)]
+    list(run_jobs(jobs, split, shop(Path({folder!r}))))
+"""
+
+
+def test_killed_in_the_middle_nothing_is_lost(split: Split, tmp_path: Path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(here=str(Path(__file__).parent), folder=str(tmp_path / "a")))
+    process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "a" / "unfinished").glob("*/checkpoint.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    jobs = [job(seed=seed, epochs=80, patience=80) for seed in (1, 2)]
+    resumed = list(run_jobs(jobs, split, shop(tmp_path / "a")))
+    whole = list(run_jobs(jobs, split, shop(tmp_path / "b")))
+    for first, second in zip(resumed, whole, strict=True):
+        assert first.folder is not None
+        assert second.folder is not None
+        one, other = load(first.folder), load(second.folder)
+        assert torch.equal(one.scorer.embeddings.items, other.scorer.embeddings.items)
+        assert len(one.record.history) == len(other.record.history) == 80

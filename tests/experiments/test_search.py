@@ -1,0 +1,181 @@
+"""Search: the best on validation is found, the defaults come first, and dead workers' trials are tried again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triptych.data.split import Split
+from triptych.errors import ConfigError, TrainingError
+from triptych.experiments import search as search_module
+from triptych.experiments.jobs import Workshop
+from triptych.experiments.search import SearchPlan, SearchResult, SearchTrial, search
+from triptych.runs import train
+from triptych.testing import toy_dataset
+from triptych.training.space import Range, SearchSpace
+
+QUICK = {"epochs": 3, "batch_size": 16, "metric": "recall@2", "embedding_dim": 4}
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return Split.by_ratio(toy_dataset(), rng=0)
+
+
+def space(**values: Any) -> SearchSpace:
+    return SearchSpace(
+        "lightgcn", values or {"n_layers": (1, 2, 3), "learning_rate": (0.1, 0.01)}, "these tests"
+    )
+
+
+def plan(n_trials: int = 5, searched: SearchSpace | None = None, **options: Any) -> SearchPlan:
+    return SearchPlan(searched or space(), n_trials, fixed=QUICK, **options)
+
+
+def shop(folder: Path, workers: int = 1) -> Workshop:
+    return Workshop(folder, device="cpu", threads=1, workers=workers, checkpoint_every=1, k=(2,))
+
+
+def test_the_best_on_validation_is_found_and_the_defaults_come_first(split: Split, tmp_path: Path):
+    told: list[SearchTrial] = []
+    result = search(plan(), split, shop(tmp_path), on_trial=told.append)
+    assert [trial.number for trial in told] == [0, 1, 2, 3, 4]
+    assert told == result.trials
+    assert told[0].settings == {}
+    assert all(set(trial.settings) == {"n_layers", "learning_rate"} for trial in told[1:])
+    best = max(result.trials, key=lambda trial: trial.value or 0)
+    assert result.best_value == best.value
+    assert result.best == {**QUICK, **best.settings}
+    assert (result.model, result.data, result.metric, result.seed) == ("lightgcn", "toy", "recall@2", 1)
+    assert SearchResult.model_validate(json.loads(result.model_dump_json())) == result
+
+
+def test_a_trials_value_is_that_of_the_training(split: Split, tmp_path: Path):
+    result = search(plan(2), split, shop(tmp_path))
+    trial = result.trials[1]
+    config = search_module.Job(
+        search_module.Recipe("lightgcn", {**QUICK, **trial.settings}), 1
+    ).recipe.configs()
+    run = train(config.model, split, seed=1, config=config.training, device="cpu", k=(2,))
+    assert trial.value == run.record.valid["recall@2"]
+    assert (trial.best_epoch, trial.epochs) == (run.record.best_epoch, 3)
+
+
+def test_a_later_call_goes_on_where_the_first_ended(split: Split, tmp_path: Path):
+    first = search(plan(2), split, shop(tmp_path))
+    more = search(plan(4), split, shop(tmp_path))
+    assert more.trials[:2] == first.trials
+    assert len(more.trials) == 4
+    assert search(plan(4), split, shop(tmp_path)) == more
+
+
+def test_a_grid_is_tried_once_each(split: Split, tmp_path: Path):
+    result = search(plan(50, sampler="grid"), split, shop(tmp_path))
+    points = [tuple(trial.settings.values()) for trial in result.trials[1:]]
+    assert len(points) == len(set(points)) == 6
+    assert result.importance.keys() == {"n_layers", "learning_rate"}
+    assert sum(result.importance.values()) == pytest.approx(1)
+
+
+def test_ranges_and_values_that_are_no_scalars(split: Split, tmp_path: Path):
+    values = {"modalities": (["image"], ["text"]), "learning_rate": Range(1e-3, 1e-1, log=True)}
+    searched = SearchSpace("freedom", {**values, "n_neighbors": Range(1, 3)}, "these tests")
+    result = search(SearchPlan(searched, 4, "random", fixed=QUICK), split, shop(tmp_path))
+    for trial in result.trials[1:]:
+        assert trial.settings["modalities"] in (["image"], ["text"])
+        assert 1e-3 <= trial.settings["learning_rate"] <= 1e-1
+        assert trial.settings["n_neighbors"] in (1, 2, 3)
+
+
+def test_a_crashed_trial_is_recorded_and_the_search_goes_on(split: Split, tmp_path: Path):
+    result = search(plan(5, space(learning_rate=(1e30, 0.01)), sampler="grid"), split, shop(tmp_path))
+    states = {trial.settings.get("learning_rate"): trial for trial in result.trials}
+    assert states[1e30].state == "failed"
+    assert "TrainingError" in str(states[1e30].error)
+    assert states[0.01].state == "done"
+    assert result.best.get("learning_rate") != 1e30
+
+
+def test_no_finished_trial_is_an_error(split: Split, tmp_path: Path):
+    broken = SearchPlan(space(n_layers=(1, 2)), 3, fixed={**QUICK, "learning_rate": 1e30})
+    with pytest.raises(TrainingError, match=r"none of 3 trials of lightgcn ended: TrainingError"):
+        search(broken, split, shop(tmp_path))
+
+
+def test_a_pruned_trial_is_stopped_and_never_the_best(split: Split, tmp_path: Path):
+    fixed = {**QUICK, "epochs": 12, "patience": 12}
+    searched = space(learning_rate=(0.05, 1e-9, 2e-9, 3e-9), n_layers=(1, 2, 3))
+    result = search(SearchPlan(searched, 13, "grid", "median", fixed=fixed), split, shop(tmp_path))
+    pruned = [trial for trial in result.trials if trial.state == "pruned"]
+    assert pruned
+    assert all(trial.epochs < 12 and trial.value is not None for trial in pruned)
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_bad_plans_are_refused_before_training(split: Split, tmp_path: Path):
+    with pytest.raises(ConfigError, match="both set and searched"):
+        search(SearchPlan(space(), 3, fixed={"n_layers": 1}), split, shop(tmp_path))
+    with pytest.raises(ConfigError, match="0 trials"):
+        search(plan(0), split, shop(tmp_path))
+    with pytest.raises(ConfigError, match="no grid can go through"):
+        search(plan(3, space(learning_rate=Range(0.1, 0.2)), sampler="grid"), split, shop(tmp_path))
+    with pytest.raises(ConfigError, match="no setting 'n_layerz'"):
+        search(SearchPlan(space(), 3, fixed={"n_layerz": 1}), split, shop(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_space_seed_or_split_does_not_mix_with_what_is_there(split: Split, tmp_path: Path):
+    search(plan(1), split, shop(tmp_path))
+    for other, what in ((plan(1, space(n_layers=(1,))), "space"), (plan(1, seed=2), "seed")):
+        with pytest.raises(ConfigError, match=f"another {what}"):
+            search(other, split, shop(tmp_path))
+    with pytest.raises(ConfigError, match="another split"):
+        search(plan(1), Split.by_ratio(split.data, rng=1), shop(tmp_path))
+
+
+def test_two_processes_share_the_trials(split: Split, tmp_path: Path):
+    result = search(plan(6, sampler="grid"), split, shop(tmp_path, workers=2))
+    assert [trial.number for trial in result.trials] == list(range(6))
+    points = [tuple(trial.settings.values()) for trial in result.trials]
+    assert len(set(points)) >= 5
+    assert points.count(()) == 1
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_search import QUICK, SearchPlan, Split, search, shop, space, toy_dataset
+if __name__ == "__main__":
+    split = Split.by_ratio(toy_dataset(), rng=0)
+    fixed = {{**QUICK, "epochs": 60, "patience": 60}}
+    search(SearchPlan(space(), 3, fixed=fixed), split, shop(Path({folder!r})))
+"""
+
+
+def test_the_trial_of_a_killed_process_is_tried_again_from_its_checkpoint(split: Split, tmp_path: Path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(here=str(Path(__file__).parent), folder=str(tmp_path / "a")))
+    process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "a" / "unfinished").glob("*/checkpoint.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    fixed = {**QUICK, "epochs": 60, "patience": 60}
+    result = search(SearchPlan(space(), 3, fixed=fixed), split, shop(tmp_path / "a"))
+    whole = search(SearchPlan(space(), 1, fixed=fixed), split, shop(tmp_path / "b"))
+    assert len(result.trials) == 3
+    assert all(trial.state == "done" for trial in result.trials)
+    defaults = [trial for trial in result.trials if trial.settings == {}]
+    assert [trial.value for trial in defaults] == [whole.best_value]
