@@ -78,6 +78,15 @@ GRID: Mapping[str, list[dict[str, Any]]] = {
         {"n_neighbors": 20, "lr_decay": 0.96, "reg_weight": w, "id_encoder": encoder}
         for w, encoder in ((1e-4, "gat"), (1e-2, "gat"), (1e-2, "lightgcn"))
     ],
+    "sand": [
+        {"learning_rate": 1e-4, "align_weight": a, "distance_weight": b, "align_pool": "batch", "distance": d}
+        | {"club_inner_steps": 5, "club_learning_rate": 1e-3}
+        for a, b, d in ((0.012, 0.003, "mi"), (0.5, 0.003, "mi"), (0.1, 0.003, "l2"), (0.1, 1.0, "mi"))
+    ],
+    "ksi": [
+        {"learning_rate": 5e-4, "lr_decay": 0.96, "semantic_weight": a, "redundancy_weight": b}
+        for a, b in ((0.1, 1.0), (0.05, 0.1))
+    ],
     "msi": [{"cl_weight": c, "initial_scale": scale} for c, scale in ((1.0, 0.69), (2.0, 0.69), (2.0, 0.1))],
 }
 # MovieLens is small and dense: fewer layers, more regularisation. And what does each modality give?
@@ -181,13 +190,16 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep records here, and take those there")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     split = load_split(arguments.data)
     names = arguments.names or (RECIPES[arguments.data] if arguments.stage == "table" else FIRST)
     for recipe, seed in trainings(arguments.stage, arguments.data, names, arguments.seeds):
-        entry = measure(split, recipe, seed, arguments.data, arguments.threads, arguments.keep)
+        entry = measure(
+            split, recipe, seed, arguments.data, arguments.threads, arguments.keep, arguments.device
+        )
         if arguments.stage == "grid":
             del entry["test"]
         print(json.dumps({key: entry[key] for key in ("model", "settings", "seed", "best_epoch", "epochs")}),
@@ -197,18 +209,24 @@ def main() -> None:
 
 
 def measure(
-    split: Split, recipe: Recipe, seed: int, data: str, threads: int, keep: Path | None
+    split: Split,
+    recipe: Recipe,
+    seed: int,
+    data: str,
+    threads: int,
+    keep: Path | None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train once and say what came out, or take what an earlier call with the same arguments kept."""
     key = {"model": recipe.name, "settings": dict(recipe.settings), "seed": seed, "data": data}
-    key |= {"threads": threads, "commit": commit()}
+    key |= {"threads": threads, "commit": commit()} | ({} if device == "cpu" else {"device": device})
     name = hash_arrays(json.dumps(key, sort_keys=True)) + ".json"
     if keep is not None and (keep / name).is_file():
         kept: dict[str, Any] = json.loads((keep / name).read_text())
         return kept
     configs = recipe.configs()
     record = train(
-        configs.model, split, plugins=configs.plugins, seed=seed, config=configs.training, device="cpu"
+        configs.model, split, plugins=configs.plugins, seed=seed, config=configs.training, device=device
     ).record
     entry = key | {
         "valid": record.valid,
