@@ -137,7 +137,12 @@ def sweep(folder: Path) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as readable JSON with a stable order of keys; NaN and infinity are refused."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_atomic(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file."""
+    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import typer
 
-from triptych.cli import data, demo, experiments, fetch, models  # noqa: F401  their functions enter the application
+from triptych.cli import data, demo, experiments, fetch, models, search  # noqa: F401  their functions enter the application
 from triptych.cli.base import app
 from triptych.cli.output import print_error
 from triptych.errors import StorageError, TriptychError
@@ -57,7 +57,7 @@ def _way_on(arguments: list[str]) -> str:
     """Say what an interrupted command keeps."""
     ways = {
         "train": "; a training that saved a checkpoint goes on with --resume",
-        "compare": "; what was trained is kept",
+        **dict.fromkeys(("compare", "ablate", "sweep", "reproduce", "search"), "; what was trained is kept"),
         "prepare": "; what was encoded is kept",
         "encode": "; what was encoded is kept",
         "data": "; what was fetched is kept",

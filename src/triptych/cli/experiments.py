@@ -1,9 +1,10 @@
-"""Commands about many trainings: comparing systems."""
+"""Commands about many trainings: comparing systems, varying one, and the papers' tables."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,44 +20,56 @@ from triptych.cli.base import (
     read_masked,
 )
 from triptych.cli.output import out, print_json, print_table
-from triptych.errors import ConfigError
+from triptych.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from triptych.data.split import Split
     from triptych.experiments.comparison import ComparisonResult, Spread
+    from triptych.experiments.jobs import Workshop
+    from triptych.experiments.reproduction import ReproducedTable
+    from triptych.training.recipe import Recipe
+
+DataOption = Annotated[Path, typer.Option("--data", help="A data set folder made by `triptych prepare`.")]
+Seeds = Annotated[str, typer.Option(help="How many, or which: 3 is short for 1,2,3.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="A setting of all systems; repeat."),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="The system that the others are tested against; by default the best on validation."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[int, typer.Option(help="Trainings at the same time.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of each training.")]
+GraphCache = Annotated[
+    Path | None,
+    typer.Option(envvar="TRIPTYCH_CACHE", help="Folder that keeps item neighbours between calls."),
+]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", help="The experiment's folder; by default experiments/DATA.")
+]
 
 
-@app.command(epilog="Example: `triptych compare lightgcn freedom freedom+sand --data data/shop --seeds 5`")
+@app.command(epilog="Example: `triptych compare lightgcn freedom freedom+ksi --data data/shop --seeds 5`")
 def compare(
     systems: Annotated[
         list[str],
         typer.Argument(help="Models or recipes, perhaps with plug-ins: MODEL+PLUGIN.", metavar="SYSTEM..."),
     ],
-    data: Annotated[Path, typer.Option("--data", help="A data set folder made by `triptych prepare`.")],
-    seeds: Annotated[str, typer.Option(help="How many, or which: 5 is short for 1,2,3,4,5.")] = "3",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="A setting of all systems; repeat."),
-    ] = None,
+    data: DataOption,
+    seeds: Seeds = "3",
+    settings: Settings = None,
     split: SplitKind = None,
     split_seed: SplitSeed = 999,
     k: Lengths = "10,20",
     masked: MaskedOption = "train",
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="The system that the others are tested against; by default the best on validation."
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Trainings at the same time.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Threads of each training.")] = None,
-    graph_cache: Annotated[
-        Path | None,
-        typer.Option(envvar="TRIPTYCH_CACHE", help="Folder that keeps item neighbours between calls."),
-    ] = None,
-    out_folder: Annotated[
-        Path | None, typer.Option("--out", help="The experiment's folder; by default experiments/DATA.")
-    ] = None,
+    reference: Reference = None,
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = None,
+    graph_cache: GraphCache = None,
+    out_folder: OutFolder = None,
     as_json: Json = False,
 ) -> None:
     """Train systems with several seeds each, then measure all on test and say which differences hold.
@@ -64,40 +77,314 @@ def compare(
     What is trained already is not trained again, and what was stopped goes on: call it again after a kill,
     or with more systems or seeds.
     """
-    from triptych.cli.progress import ExperimentProgress
-    from triptych.data.dataset import Dataset
-    from triptych.experiments.comparison import compare as compare_systems
-    from triptych.experiments.jobs import Workshop
-    from triptych.files import write_json
     from triptych.training.recipe import find_recipe, parse_settings
 
     chosen = parse_settings(settings or [])
     named = {name.replace(".toml", ""): find_recipe(name).with_settings(chosen) for name in systems}
-    numbers = read_seeds(seeds)
-    dataset = Dataset.load(data)
-    folder = out_folder or Path("experiments") / dataset.name
-    lengths = read_lengths(k)
-    workshop = Workshop(
-        folder, device=device, workers=workers, threads=threads, graph_cache=graph_cache, k=tuple(lengths)
+    bench = _Bench(
+        data, split, split_seed, k, masked, reference, device, workers, threads, graph_cache, out_folder
     )
-    with ExperimentProgress(len(named) * len(numbers)) as progress:
-        result = compare_systems(
-            named,
-            make_split(dataset, split, split_seed),
-            numbers,
-            workshop,
-            k=lengths,
-            masked=read_masked(masked),
-            reference=reference,
-            observe=progress.observe,
-            on_outcome=progress.on_outcome,
+    bench.compare(named, seeds, "comparison.json", as_json)
+
+
+@app.command(epilog="Example: `triptych ablate sand --data data/shop --seeds 3`")
+def ablate(
+    system: Annotated[
+        str, typer.Argument(help="A model or recipe, perhaps with plug-ins.", metavar="SYSTEM")
+    ],
+    data: DataOption,
+    variants: Annotated[
+        list[str] | None, typer.Option("--variant", help="Only this one, by name; repeat.")
+    ] = None,
+    seeds: Seeds = "3",
+    settings: Settings = None,
+    split: SplitKind = None,
+    split_seed: SplitSeed = 999,
+    k: Lengths = "10,20",
+    masked: MaskedOption = "train",
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = None,
+    graph_cache: GraphCache = None,
+    out_folder: OutFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Compare a model with its documented variants: what each of its parts is worth on these data."""
+    from triptych.experiments.plans import shipped_ablation
+    from triptych.training.recipe import find_recipe, parse_settings
+
+    base = find_recipe(system).with_settings(parse_settings(settings or []))
+    plan = shipped_ablation(base.model)
+    named = plan.systems(base)
+    if not plan.variants:
+        raise ConfigError(
+            f"no variants of {base.model} come with Triptych",
+            wanted="a model whose variants are documented",
+            fix="Vary a setting with 'triptych sweep', or compare recipes with 'triptych compare'",
         )
-    write_json(folder / "comparison.json", result.model_dump(mode="json"))
-    if as_json:
-        print_json({**result.model_dump(mode="json"), "folder": str(folder)})
+    for variant in variants or ():
+        if variant not in plan.variants:
+            raise ConfigError(
+                f"{base.model} has no variant '{variant}'",
+                wanted="one of: " + ", ".join(plan.variants),
+                fix=nearest(variant, plan.variants),
+            )
+    if variants:
+        named = {name: recipe for name, recipe in named.items() if name in (base.name, *variants)}
+    bench = _Bench(
+        data, split, split_seed, k, masked, base.name, device, workers, threads, graph_cache, out_folder
+    )
+    bench.compare(named, seeds, f"ablation-{base.name}.json", as_json)
+
+
+@app.command(epilog="Example: `triptych sweep lightgcn n_layers=1,2,3,4 --data data/shop --seeds 3`")
+def sweep(
+    system: Annotated[
+        str, typer.Argument(help="A model or recipe, perhaps with plug-ins.", metavar="SYSTEM")
+    ],
+    fields: Annotated[
+        list[str],
+        typer.Argument(
+            help="FIELD=VALUE,VALUE,..., of which all combinations are tried, or one NAME of a sweep that "
+            "comes with Triptych.",
+            metavar="FIELD=VALUES...",
+        ),
+    ],
+    data: DataOption,
+    seeds: Seeds = "1",
+    settings: Settings = None,
+    split: SplitKind = None,
+    split_seed: SplitSeed = 999,
+    k: Lengths = "10,20",
+    masked: MaskedOption = "train",
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = None,
+    graph_cache: GraphCache = None,
+    out_folder: OutFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model with each of some values of its settings, and compare: the papers' sensitivity curves.
+
+    To choose a setting, look at the validation column; the test column says what choosing by it would hide.
+    """
+    from triptych.experiments.plans import shipped_ablation, sweep_systems
+    from triptych.training.recipe import find_recipe, parse_settings
+
+    base = find_recipe(system).with_settings(parse_settings(settings or []))
+    if len(fields) == 1 and "=" not in fields[0]:
+        named = shipped_ablation(base.model).sweep(fields[0], base)
+    else:
+        named = sweep_systems(base, _read_values(fields))
+    bench = _Bench(
+        data, split, split_seed, k, masked, None, device, workers, threads, graph_cache, out_folder
+    )
+    bench.compare(named, seeds, f"sweep-{base.name}.json", as_json)
+
+
+@app.command(
+    epilog="Example: `triptych reproduce sand 2 --data baby=data/baby --row SAND --row MGCN --seeds 1`"
+)
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="camgr, ksi, mgnm, msi or sand.", metavar="PAPER")],
+    table: Annotated[
+        str | None, typer.Argument(help="As printed; without it, the tables are listed.", metavar="[TABLE]")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="NAME=FOLDER", help="A data set of the paper and its folder; repeat."),
+    ] = None,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="Only this row, by its printed name; repeat.")
+    ] = None,
+    seeds: Seeds = "1",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train nothing; say what it would cost on this machine.")
+    ] = False,
+    split: SplitKind = None,
+    split_seed: SplitSeed = 999,
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = None,
+    graph_cache: GraphCache = None,
+    out_folder: OutFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Train what is missing for a paper's table, and put our figures beside the printed ones."""
+    from triptych.experiments.plans import shipped_paper
+    from triptych.experiments.reproduction import reproduce as reproduce_table
+    from triptych.experiments.reproduction import table_systems
+
+    plan = shipped_paper(paper)
+    if table is None:
+        tables = [
+            {"table": found.number, "title": found.title, "rows": [row.printed for row in found.rows]}
+            for found in plan.tables.values()
+        ]
+        if as_json:
+            print_json(
+                {"paper": plan.paper, "title": plan.title, "datasets": dict(plan.datasets), "tables": tables}
+            )
+            return
+        shown = [(entry["table"], entry["title"], ", ".join(entry["rows"])) for entry in tables]
+        print_table(f"{plan.paper}: {plan.title} ({plan.source})", ["table", "title", "rows"], shown)
+        out.print("Data sets: " + ", ".join(plan.datasets), highlight=False, markup=False)
         return
-    _print_comparison(result)
-    out.print(f"\nWritten: {folder / 'comparison.json'}", highlight=False, markup=False)
+    numbers = read_seeds(seeds)
+    found = []
+    for name, folder in _read_data(data or []).items():
+        systems = table_systems(plan, table, name, rows)
+        bench = _Bench(
+            folder,
+            split,
+            split_seed,
+            "10,20",
+            "train",
+            None,
+            device,
+            workers,
+            threads,
+            graph_cache,
+            out_folder,
+        )
+        if dry_run:
+            bench.estimate(systems, numbers, f"{plan.paper}, table {table} on {name}", as_json)
+            continue
+        with bench.progress(len(systems) * len(numbers)) as progress:
+            result = reproduce_table(
+                plan,
+                table,
+                name,
+                bench.split,
+                numbers,
+                bench.workshop,
+                rows=rows,
+                observe=progress.observe,
+                on_outcome=progress.on_outcome,
+            )
+        bench.write(f"{plan.paper.lower()}-table-{table}-{name}.json", result.model_dump(mode="json"))
+        found.append(result)
+    if as_json and not dry_run:
+        print_json({"tables": [result.model_dump(mode="json") for result in found]})
+        return
+    for result in found:
+        _print_reproduced(result)
+
+
+class _Bench:
+    """The data and the workshop that the options of a command name."""
+
+    def __init__(
+        self,
+        data: Path,
+        split: str | None,
+        split_seed: int,
+        k: str,
+        masked: str,
+        reference: str | None,
+        device: str,
+        workers: int,
+        threads: int | None,
+        graph_cache: Path | None,
+        out_folder: Path | None,
+    ) -> None:
+        from triptych.data.dataset import Dataset
+        from triptych.experiments.jobs import Workshop
+
+        self.lengths, self.masked, self.reference = read_lengths(k), read_masked(masked), reference
+        dataset = Dataset.load(data)
+        self.split: Split = make_split(dataset, split, split_seed)
+        self.workshop: Workshop = Workshop(
+            out_folder or Path("experiments") / dataset.name,
+            device=device,
+            workers=workers,
+            threads=threads,
+            graph_cache=graph_cache,
+            k=tuple(self.lengths),
+        )
+
+    def progress(self, total: int) -> Any:
+        """Make what shows the trainings."""
+        from triptych.cli.progress import ExperimentProgress
+
+        return ExperimentProgress(total)
+
+    def write(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Keep what was found in the experiment's folder."""
+        from triptych.files import write_json
+
+        path = self.workshop.folder / name
+        write_json(path, dict(content))
+        return path
+
+    def compare(self, systems: Mapping[str, Recipe], seeds: str, file: str, as_json: bool) -> None:
+        """Compare, write down, and print."""
+        from triptych.experiments.comparison import compare as compare_systems
+
+        numbers = read_seeds(seeds)
+        with self.progress(len(systems) * len(numbers)) as progress:
+            result = compare_systems(
+                systems,
+                self.split,
+                numbers,
+                self.workshop,
+                k=self.lengths,
+                masked=self.masked,
+                reference=self.reference,
+                observe=progress.observe,
+                on_outcome=progress.on_outcome,
+            )
+        path = self.write(file, result.model_dump(mode="json"))
+        if as_json:
+            print_json({**result.model_dump(mode="json"), "folder": str(self.workshop.folder)})
+            return
+        _print_comparison(result)
+        out.print(f"\nWritten: {path}", highlight=False, markup=False)
+
+    def estimate(
+        self, systems: Mapping[str, Recipe], seeds: Sequence[int], title: str, as_json: bool
+    ) -> None:
+        """Print what training would cost."""
+        from triptych.experiments.reproduction import ASSUMED_EPOCHS, estimate
+
+        costs = estimate(systems, self.split, seeds, self.workshop, self._measured_epoch())
+        total = sum(cost.seconds for cost in costs)
+        if as_json:
+            rows = [{**cost.model_dump(mode="json"), "seconds": cost.seconds} for cost in costs]
+            print_json({"title": title, "rows": rows, "seconds": total})
+            return
+        print_table(
+            title,
+            ["row", "missing", "s/epoch", "epochs", "minutes"],
+            [
+                (cost.row, cost.missing, cost.seconds_per_epoch, f"{'' if cost.known else '~'}{cost.epochs}",
+                 round(cost.seconds / 60, 1))
+                for cost in costs
+            ],
+            notes=f"{total / 3600:.1f} hours one after the other. ~: never trained here; one epoch was "
+            f"measured, and {ASSUMED_EPOCHS} epochs, or the recipe's limit, are assumed.",
+        )  # fmt: skip
+
+    def _measured_epoch(self) -> Callable[[Recipe], float]:
+        from triptych.runs import train
+
+        sealed = self.split.without_test()
+
+        def measure(recipe: Recipe) -> float:
+            configs = recipe.configs()
+            one = configs.training.model_copy(update={"epochs": 1})
+            run = train(
+                configs.model,
+                sealed,
+                plugins=configs.plugins,
+                config=one,
+                device=self.workshop.device,
+                k=self.workshop.k,
+                graph_cache=self.workshop.graph_cache,
+            )
+            return run.record.seconds_per_epoch + run.record.seconds_per_evaluation
+
+        return measure
 
 
 def read_seeds(text: str) -> list[int]:
@@ -115,6 +402,39 @@ def read_seeds(text: str) -> list[int]:
             f"--seeds {text}", wanted="how many seeds, or a list of them", fix="Write for example --seeds 5"
         )
     return list(range(1, numbers[0] + 1)) if len(numbers) == 1 else numbers
+
+
+def _read_values(texts: list[str]) -> dict[str, list[Any]]:
+    """Read "n_layers=1,2,3" pieces; values are TOML, and anything else is a string."""
+    from triptych.training.recipe import parse_settings
+
+    found = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        whole = parse_settings([f"{name}=[{values}]" if "=" in text else text])
+        (listed,) = whole.values()
+        pieces = [f"{name}={piece}" for piece in values.split(",")]
+        found[name] = (
+            listed if isinstance(listed, list) else [parse_settings([piece])[name] for piece in pieces]
+        )
+    return found
+
+
+def _read_data(texts: list[str]) -> dict[str, Path]:
+    """Read "baby=data/baby" pieces."""
+    found = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not equals or not name or not folder:
+            raise ConfigError(
+                f"--data {text}", wanted="NAME=FOLDER", fix="Write for example --data baby=data/baby"
+            )
+        found[name] = Path(folder)
+    if not found:
+        raise ConfigError(
+            "no data set is named", wanted="--data NAME=FOLDER", fix="Write for example --data baby=data/baby"
+        )
+    return found
 
 
 def _print_comparison(result: ComparisonResult) -> None:
@@ -160,6 +480,31 @@ def _print_comparison(result: ComparisonResult) -> None:
         )
     for failure in result.failures:
         out.print(f"Failed: {failure.name}, seed {failure.seed}: {failure.error}", markup=False)
+
+
+def _print_reproduced(result: ReproducedTable) -> None:
+    metrics = list(dict.fromkeys(figure.metric for figure in result.figures))
+    shown = [metric for metric in ("recall@20", "ndcg@20") if metric in metrics] or metrics[:2]
+    cells = {(figure.row, figure.metric): figure for figure in result.figures}
+    table = []
+    for row in dict.fromkeys(figure.row for figure in result.figures):
+        line = [row]
+        for metric in shown:
+            cell = cells[row, metric]
+            line += [
+                _figure(cell.ours),
+                "–" if cell.printed is None else f"{cell.printed:.4f}",
+                "–" if cell.relative is None else f"{cell.relative:+.1%}",
+            ]
+        table.append(line)
+    columns = [name for metric in shown for name in (metric, "printed", "off by")]
+    print_table(
+        f"{result.paper}, table {result.table}, {result.title}: {result.data}, seeds "
+        + ", ".join(map(str, result.seeds)),
+        ["row", *columns],
+        table,
+        notes=result.differs,
+    )
 
 
 def _p(value: float) -> str:

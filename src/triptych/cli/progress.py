@@ -20,6 +20,7 @@ from triptych.cli.output import err
 from triptych.encode.encoder import EncoderSpec
 from triptych.encode.run import Encoded
 from triptych.experiments.jobs import Job, Outcome
+from triptych.experiments.search import SearchTrial
 from triptych.preparation import ContentObserver
 from triptych.training.trainer import EpochRecord, Observer
 
@@ -189,6 +190,15 @@ class ExperimentProgress:
         self._done += 1
         ending = outcome.error or ("trained" if outcome.trained else "was trained before")
         line = f"{self._done}/{self._total}  {outcome.job.recipe.name} seed {outcome.job.seed}: {ending}"
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def on_trial(self, trial: SearchTrial) -> None:
+        """Say in a line what became of a trial."""
+        self._close()
+        self._done += 1
+        value = "" if trial.value is None else f" {trial.value:.4f}"
+        settings = "  ".join(f"{name}={chosen}" for name, chosen in trial.settings.items()) or "defaults"
+        line = f"{self._done}/{self._total}  {settings}: {trial.error or trial.state}{value}"
         err.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _close(self) -> None:

@@ -223,7 +223,11 @@ def _figures(
         settings=dict(recipe.settings),
         seeds=[record.seed for record in records],
         runs=[str(folder) for folder in folders],
-        valid={key: Spread.of([record.valid[key] for record in records]) for key in records[0].valid},
+        valid={
+            key: Spread.of([record.valid[key] for record in records])
+            for key in records[0].valid
+            if all(key in record.valid for record in records)  # a run may be another experiment's, of other k
+        },
         test={key: Spread.of([mean[key] for mean in means]) for key in means[0]},
         epochs=[len(record.history) for record in records],
         seconds_per_epoch=float(np.median([record.seconds_per_epoch for record in records])),

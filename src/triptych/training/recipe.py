@@ -18,6 +18,7 @@ A setting of a plug-in is called by both names, as in the last line; most recipe
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,14 @@ class Recipe:
         """Attach plug-ins, beside those there are."""
         return replace(self, plugins=tuple(dict.fromkeys([*self.plugins, *names])))
 
+    def to_toml(self) -> str:
+        """Write it as a recipe file."""
+        lines = [f"model = {_toml(self.model)}"]
+        if self.plugins:
+            lines.append(f"plugins = {_toml(list(self.plugins))}")
+        lines += [f"source = {_toml(self.source)}", "", "[settings]"]
+        return "\n".join([*lines, *(f"{name} = {_toml(value)}" for name, value in self.settings.items()), ""])
+
     def configs(self) -> Configs:
         """Sort the settings into the model's config, the loop's and the plug-ins'.
 
@@ -101,6 +110,15 @@ class Recipe:
         return Configs(
             make_config(kind, of_model), make_config(TrainConfig, of_loop), make_plugin_configs(of_plugins)
         )
+
+
+def _toml(value: Any) -> str:
+    """Write a value in TOML, which for all but tables is what JSON writes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(part) for part in value) + "]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def find_recipe(name: str) -> Recipe:

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from math import prod
+from pathlib import Path
 from typing import Any
 
-from triptych.errors import ConfigError, nearest
+from triptych.errors import ConfigError, StorageError, nearest
 from triptych.models.registry import model_entry
 from triptych.training.recipe import Recipe
 
@@ -96,6 +97,23 @@ def shipped_space(model: str) -> SearchSpace:
     name = model_entry(model).name + ".toml"
     text = (files("triptych") / "recipes" / "search" / name).read_text(encoding="utf-8")
     return read_space(text, f"search/{name}")
+
+
+def find_space(name: str) -> SearchSpace:
+    """Take a model's name, with the space that comes with it, or a file: FILE.toml.
+
+    Raises:
+        ConfigError: there is no such model, or the file holds something else than it should.
+        StorageError: there is no such file.
+    """
+    if not name.endswith(".toml"):
+        return shipped_space(name)
+    path = Path(name)
+    if not path.is_file():
+        raise StorageError(
+            f"there is no file {name}", wanted="a search space in TOML", fix="Check the path, or name a model"
+        )
+    return read_space(path.read_text(encoding="utf-8"), name)
 
 
 def read_space(text: str, name: str) -> SearchSpace:

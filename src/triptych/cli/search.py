@@ -1,0 +1,129 @@
+"""The command that searches for settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from triptych.cli.base import Json, SplitKind, SplitSeed, app, make_split, read_choice
+from triptych.cli.experiments import DataOption, Device, GraphCache, OutFolder, Settings, Threads, Workers
+from triptych.cli.output import out, print_json, print_table
+
+if TYPE_CHECKING:
+    from triptych.experiments.search import SearchResult
+
+
+@app.command(epilog="Example: `triptych search lightgcn freedom --data data/shop --trials 20`")
+def search(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Models, each with the space that comes with it, or files of spaces: FILE.toml.",
+            metavar="MODEL...",
+        ),
+    ],
+    data: DataOption,
+    trials: Annotated[int, typer.Option(help="Of each model, the defaults among them.")] = 20,
+    settings: Settings = None,
+    seed: Annotated[int, typer.Option(help="Of every training, and of what is proposed.")] = 1,
+    sampler: Annotated[
+        str, typer.Option(help="tpe learns from earlier trials, random does not, grid tries all points.")
+    ] = "tpe",
+    pruner: Annotated[str, typer.Option(help="Stop bad trials early: none, median or halving.")] = "none",
+    split: SplitKind = None,
+    split_seed: SplitSeed = 999,
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = None,
+    graph_cache: GraphCache = None,
+    out_folder: OutFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Search the settings that are best on validation, with equal budgets, and write recipes of them.
+
+    No test pair is there. Trials are kept: call it again after a kill, or with more trials. Several calls may
+    work on one folder at a time.
+    """
+    from triptych.cli.progress import ExperimentProgress
+    from triptych.data.dataset import Dataset
+    from triptych.experiments.jobs import Workshop
+    from triptych.experiments.search import SearchPlan
+    from triptych.experiments.search import search as search_settings
+    from triptych.files import write_json, write_text
+    from triptych.training.recipe import Recipe, parse_settings
+    from triptych.training.space import find_space
+
+    fixed = parse_settings(settings or [])
+    plans = [
+        SearchPlan(
+            find_space(model),
+            trials,
+            read_choice("--sampler", sampler, ("tpe", "random", "grid")),
+            read_choice("--pruner", pruner, ("none", "median", "halving")),
+            seed,
+            fixed,
+        )
+        for model in models
+    ]
+    dataset = Dataset.load(data)
+    parts = make_split(dataset, split, split_seed)
+    folder = out_folder or Path("experiments") / dataset.name
+    workshop = Workshop(
+        folder, device=device, workers=workers, threads=threads, graph_cache=graph_cache, k=()
+    )
+    found = []
+    for plan in plans:
+        with ExperimentProgress(trials) as progress:
+            result = search_settings(
+                plan, parts, workshop, on_trial=progress.on_trial, observe=progress.observe
+            )
+        write_json(folder / f"search-{result.model}.json", result.model_dump(mode="json"))
+        source = (
+            f"best of {len(result.trials)} trials by validation {result.metric} on {result.data}, seed {seed}"
+        )
+        recipe = folder / f"{result.model}-{result.data}.toml"
+        write_text(recipe, Recipe(result.model, result.best, source).to_toml())
+        found.append((result, recipe))
+    if as_json:
+        print_json(
+            {
+                "searches": [
+                    {**result.model_dump(mode="json"), "recipe": str(recipe)} for result, recipe in found
+                ]
+            }
+        )
+        return
+    for result, recipe in found:
+        _print_search(result, recipe)
+
+
+def _print_search(result: SearchResult, recipe: Path) -> None:
+    states = [trial.state for trial in result.trials]
+    done = sorted(
+        (trial for trial in result.trials if trial.state == "done"), key=lambda trial: -(trial.value or 0)
+    )
+    fields = list(dict.fromkeys(name for trial in done for name in trial.settings))
+    print_table(
+        f"{result.model} on {result.data}: {len(states)} trials, {states.count('pruned')} stopped early, "
+        f"{states.count('failed')} failed; the best of them by validation {result.metric}",
+        ["trial", result.metric, "best epoch", *fields],
+        [
+            [trial.number, trial.value, trial.best_epoch, *(_shown(trial.settings, name) for name in fields)]
+            for trial in done[:10]
+        ],
+        notes="One seed does not order neighbours: compare the best with others over several seeds.",
+    )
+    if result.importance:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importance.items())
+        out.print(f"What made the difference: {shares}", highlight=False, markup=False)
+    out.print(f"Written: {recipe}; triptych compare {recipe} ... measures it", highlight=False, markup=False)
+
+
+def _shown(settings: dict[str, Any], name: str) -> str:
+    return (
+        f"{settings[name]:.4g}"
+        if isinstance(settings.get(name), float)
+        else str(settings.get(name, "default"))
+    )

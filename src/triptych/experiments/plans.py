@@ -1,0 +1,215 @@
+"""Plans that come with Triptych: the variants of a model, and the tables of the papers."""
+
+from __future__ import annotations
+
+import csv
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from io import StringIO
+from itertools import product
+from typing import Any
+
+from triptych.errors import ConfigError, nearest
+from triptych.models.registry import model_entry
+from triptych.training.recipe import Recipe, find_recipe
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What a model's paper varies, and what its docstring promises as switches.
+
+    Args:
+        model: registry name.
+        source: where it is varied.
+        variants: name as printed -> settings that differ.
+        sweeps: field -> values, one field at a time.
+        grids: name -> fields and values, all combinations.
+    """
+
+    model: str
+    source: str
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sweeps: Mapping[str, list[Any]] = field(default_factory=dict)
+    grids: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+
+    def systems(self, base: Recipe) -> dict[str, Recipe]:
+        """Give the base, under the model's name, and each variant of it that is not the base itself."""
+        systems = {base.name: base}
+        for name, settings in self.variants.items():
+            variant = base.with_settings(settings)
+            if variant.configs() != base.configs():
+                systems[name] = variant
+        return systems
+
+    def sweep(self, name: str, base: Recipe) -> dict[str, Recipe]:
+        """Give a system for each value of a field, or for each point of a grid.
+
+        Raises:
+            ConfigError: nothing of that name is swept.
+        """
+        grids = {field_name: {field_name: values} for field_name, values in self.sweeps.items()} | dict(
+            self.grids
+        )
+        if name not in grids:
+            raise ConfigError(
+                f"no sweep of {self.model} is called '{name}'",
+                wanted="one of: " + (", ".join(grids) or "none"),
+                fix=nearest(name, grids) if grids else "Give values with --values",
+            )
+        return sweep_systems(base, grids[name])
+
+
+def sweep_systems(base: Recipe, values: Mapping[str, list[Any]]) -> dict[str, Recipe]:
+    """Give a system for each combination of values, named by them: "n_layers=2 dropout=0.1"."""
+    systems = {}
+    for point in product(*values.values()):
+        settings = dict(zip(values, point, strict=True))
+        systems[" ".join(f"{name}={value}" for name, value in settings.items())] = base.with_settings(
+            settings
+        )
+    return systems
+
+
+def shipped_ablation(model: str) -> Ablation:
+    """Read the variants of a model that come with Triptych; a model may have none.
+
+    Raises:
+        ConfigError: the model is unknown.
+    """
+    name = model_entry(model).name
+    path = files("triptych") / "recipes" / "ablations" / f"{name}.toml"
+    if not path.is_file():
+        return Ablation(name, "")
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    return Ablation(
+        content["model"],
+        content["source"],
+        content.get("variants", {}),
+        content.get("sweeps", {}),
+        content.get("grids", {}),
+    )
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One row of a printed table, and the system that stands for it.
+
+    Args:
+        printed: the row's name in print.
+        recipe: what to train.
+        by_data: data set -> settings that the paper has for it alone.
+    """
+
+    printed: str
+    recipe: Recipe
+    by_data: Mapping[str, Mapping[str, Any]]
+
+    def on(self, data: str) -> Recipe:
+        """Give what to train on a data set."""
+        return self.recipe.with_settings(self.by_data.get(data, {}))
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table of a paper.
+
+    Args:
+        number: as printed.
+        title: what it shows.
+        rows: in the order of print.
+    """
+
+    number: str
+    title: str
+    rows: list[PaperRow]
+
+
+@dataclass(frozen=True)
+class PaperPlan:
+    """A paper's tables, as far as Triptych has what stands in them.
+
+    Args:
+        paper: name in the published figures.
+        title: of the paper.
+        source: where it can be found.
+        differs: what keeps our figures from being the same measurement as the printed ones.
+        datasets: name in the published figures -> the data set's name in words.
+        tables: number -> table.
+    """
+
+    paper: str
+    title: str
+    source: str
+    differs: str
+    datasets: Mapping[str, str]
+    tables: Mapping[str, PaperTable]
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A printed figure.
+
+    Args:
+        value: as printed.
+        note: what is known about it: a misprint, a significance mark.
+    """
+
+    value: float
+    note: str
+
+
+def shipped_papers() -> list[str]:
+    """Name the papers whose tables can be reproduced."""
+    folder = files("triptych") / "recipes" / "papers"
+    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+
+
+def shipped_paper(name: str) -> PaperPlan:
+    """Read the plan of a paper.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name.lower() not in shipped_papers():
+        raise ConfigError(
+            f"there is no plan for the paper '{name}'",
+            wanted="one of: " + ", ".join(shipped_papers()),
+            fix=nearest(name.lower(), shipped_papers()),
+        )
+    path = files("triptych") / "recipes" / "papers" / f"{name.lower()}.toml"
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    tables = {
+        number: PaperTable(
+            number,
+            table["title"],
+            [
+                PaperRow(
+                    printed,
+                    find_recipe(row["system"]).with_settings(row.get("settings", {})),
+                    row.get("by_data", {}),
+                )
+                for printed, row in table["rows"].items()
+            ],
+        )
+        for number, table in content["tables"].items()
+    }
+    return PaperPlan(
+        content["paper"], content["title"], content["source"], content["differs"], content["datasets"], tables
+    )
+
+
+def published(paper: str, table: str, data: str) -> dict[str, dict[str, Printed]]:
+    """Look up the printed figures of a table on a data set: row -> metric, as in "recall@20", -> figure."""
+    found: dict[str, dict[str, Printed]] = {}
+    for row in _published_rows():
+        if (row["paper"], row["table"], row["dataset"]) == (paper, table, data) and row["k"]:
+            figure = Printed(float(row["value"]), row["note"])
+            found.setdefault(row["model_or_variant"], {})[f"{row['metric']}@{row['k']}"] = figure
+    return found
+
+
+def _published_rows() -> Iterator[dict[str, str]]:
+    text = (files("triptych") / "recipes" / "papers" / "published.csv").read_text(encoding="utf-8")
+    return iter(csv.DictReader(StringIO(text)))

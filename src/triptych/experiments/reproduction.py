@@ -1,0 +1,217 @@
+"""The tables of the papers again, on one's own data: our figures beside the printed ones.
+
+A printed figure is one number, of unknown luck, often chosen by the test part itself. Ours are means over
+seeds with epochs chosen on validation, and settings that the papers print, or a recipe that says where they
+come from. What else differs, features or split, the plan says, and the data set's own protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from triptych.data.split import Split
+from triptych.errors import ConfigError, nearest
+from triptych.experiments.comparison import ComparisonResult, Spread, compare
+from triptych.experiments.jobs import Job, Outcome, Workshop
+from triptych.experiments.plans import PaperPlan, published
+from triptych.runs import RUN, RunRecord, load
+from triptych.training.recipe import Recipe
+from triptych.training.trainer import Observer
+
+
+class ReproducedFigure(BaseModel):
+    """One cell of a table."""
+
+    model_config = ConfigDict(frozen=True)
+
+    row: str
+    metric: str
+    printed: float | None
+    """None where the table has no such cell."""
+    note: str
+    """What is known about the printed figure."""
+    ours: Spread
+    relative: float | None
+    """(ours - printed) / printed."""
+
+
+class ReproducedTable(BaseModel):
+    """One table on one data set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    paper: str
+    table: str
+    title: str
+    source: str
+    data: str
+    """The data set's name in the published figures."""
+    differs: str
+    seeds: list[int]
+    figures: list[ReproducedFigure]
+    comparison: ComparisonResult
+
+
+def reproduce(
+    plan: PaperPlan,
+    table: str,
+    data: str,
+    split: Split,
+    seeds: Sequence[int],
+    workshop: Workshop,
+    *,
+    rows: Sequence[str] | None = None,
+    observe: Callable[[Job], Observer] | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> ReproducedTable:
+    """Train what is missing for a table on a data set, and put our figures beside the printed ones.
+
+    Args:
+        plan: of the paper.
+        table: its number.
+        data: the data set's name in the published figures.
+        split: of that data set.
+        seeds: of each row.
+        workshop: where and how.
+        rows: printed names; by default all that there are systems for.
+        observe: makes an observer for a training in this process.
+        on_outcome: is told of each training that is found, done or failed.
+
+    Raises:
+        ConfigError: the paper has no such table, data set or row.
+    """
+    systems = table_systems(plan, table, data, rows)
+    printed = published(plan.paper, table, data)
+    metrics = {metric for row in printed.values() for metric in row}
+    lengths = sorted({int(metric.partition("@")[2]) for metric in metrics} | set(workshop.k))
+    result = compare(
+        systems,
+        split,
+        seeds,
+        replace(workshop, k=tuple(lengths)),
+        k=lengths,
+        observe=observe,
+        on_outcome=on_outcome,
+    )
+    figures = []
+    for system in result.systems:
+        for metric, ours in system.test.items():
+            if metric not in metrics:
+                continue
+            known = printed.get(system.name, {}).get(metric)
+            relative = None if known is None or known.value == 0 else ours.mean / known.value - 1
+            figures.append(
+                ReproducedFigure(
+                    row=system.name,
+                    metric=metric,
+                    printed=None if known is None else known.value,
+                    note="" if known is None else known.note,
+                    ours=ours,
+                    relative=relative,
+                )
+            )
+    return ReproducedTable(
+        paper=plan.paper,
+        table=table,
+        title=plan.tables[table].title,
+        source=plan.source,
+        data=data,
+        differs=plan.differs,
+        seeds=sorted(set(seeds)),
+        figures=figures,
+        comparison=result,
+    )
+
+
+def table_systems(
+    plan: PaperPlan, table: str, data: str, rows: Sequence[str] | None = None
+) -> dict[str, Recipe]:
+    """Give the systems of a table on a data set: printed name -> what to train.
+
+    Raises:
+        ConfigError: the paper has no such table, data set or row.
+    """
+    if table not in plan.tables:
+        raise _unknown(plan, "table", table, plan.tables)
+    if data not in plan.datasets:
+        raise _unknown(plan, "data set", data, plan.datasets)
+    found = {row.printed: row.on(data) for row in plan.tables[table].rows}
+    for row in rows or ():
+        if row not in found:
+            raise _unknown(plan, f"row of table {table}", row, found)
+    return {name: recipe for name, recipe in found.items() if rows is None or name in rows}
+
+
+def _unknown(plan: PaperPlan, kind: str, name: str, known: Mapping[str, object]) -> ConfigError:
+    return ConfigError(
+        f"{plan.paper} has no {kind} '{name}' that Triptych knows",
+        wanted="one of: " + ", ".join(known),
+        fix=nearest(name, known),
+    )
+
+
+class Cost(BaseModel):
+    """What is still to be trained for one row."""
+
+    model_config = ConfigDict(frozen=True)
+
+    row: str
+    missing: int
+    """Seeds that are not trained yet."""
+    seconds_per_epoch: float
+    epochs: int
+    """As many as the row's own runs took, if there are any, else `ASSUMED_EPOCHS`."""
+    known: bool
+    """Whether a run of the row says how many epochs it takes."""
+
+    @property
+    def seconds(self) -> float:
+        """Of all that is missing, one after the other."""
+        return self.missing * self.epochs * self.seconds_per_epoch
+
+
+ASSUMED_EPOCHS = 100
+"""Epochs of a system that was never trained here; between 30 and 250 is usual."""
+
+
+def estimate(
+    systems: Mapping[str, Recipe],
+    split: Split,
+    seeds: Sequence[int],
+    workshop: Workshop,
+    measure: Callable[[Recipe], float],
+) -> list[Cost]:
+    """Say what training would cost on this machine.
+
+    Args:
+        systems: name -> what to train.
+        split: on what.
+        seeds: of each.
+        workshop: where earlier runs lie.
+        measure: trains an epoch and gives its seconds; called for systems that have no run here.
+    """
+    sealed = split.without_test()
+    costs = []
+    for name, recipe in systems.items():
+        folders = {seed: workshop.run_folder(Job(recipe, seed).name(sealed)) for seed in dict.fromkeys(seeds)}
+        records = [_record(folder) for folder in folders.values() if (folder / RUN).is_file()]
+        missing = len(folders) - len(records)
+        if records:
+            seconds = float(np.median([record.seconds_per_epoch for record in records]))
+            epochs = int(np.median([len(record.history) for record in records]))
+        else:
+            limit = recipe.configs().training.epochs
+            seconds, epochs = measure(recipe), min(limit, ASSUMED_EPOCHS)
+        costs.append(
+            Cost(row=name, missing=missing, seconds_per_epoch=seconds, epochs=epochs, known=bool(records))
+        )
+    return costs
+
+
+def _record(folder: Path) -> RunRecord:
+    return load(folder).record
