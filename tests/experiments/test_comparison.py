@@ -128,7 +128,7 @@ def test_other_test_pairs_change_no_training(split: Split, tmp_path: Path):
         assert all(weights[name].equal(others[name]) for name in weights)
 
 
-def test_a_seed_that_fails_is_reported_and_a_system_without_any_is_an_error(
+def test_a_seed_that_fails_is_reported_and_a_system_without_any_left_out(
     split: Split, tmp_path: Path, monkeypatch
 ):
     real = comparison.run_jobs
@@ -144,8 +144,12 @@ def test_a_seed_that_fails_is_reported_and_a_system_without_any_is_an_error(
         ("graph", 2, "no power")
     ]
     assert [system.seeds for system in result.systems] == [[1, 2], [1]]
-    with pytest.raises(TrainingError, match="no training of graph ended: no power"):
-        compare(SYSTEMS, split, [2], shop(tmp_path), k=(2,))
+    lost = compare(SYSTEMS, split, [2], shop(tmp_path), k=(2,))
+    assert [system.name for system in lost.systems] == ["factors"]
+    assert [failure.name for failure in lost.failures] == ["graph"]
+    for needed in ({"systems": {"graph": SYSTEMS["graph"]}}, {"systems": SYSTEMS, "reference": "graph"}):
+        with pytest.raises(TrainingError, match="no training of graph ended: no power"):
+            compare(**needed, split=split, seeds=[2], workshop=shop(tmp_path), k=(2,))
 
 
 def test_what_cannot_be_compared_is_refused_before_training(split: Split, tmp_path: Path):

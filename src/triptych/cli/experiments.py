@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -262,7 +263,8 @@ def reproduce(
                 observe=progress.observe,
                 on_outcome=progress.on_outcome,
             )
-        bench.write(f"{plan.paper.lower()}-table-{table}-{name}.json", result.model_dump(mode="json"))
+        file = re.sub(r"[^a-z0-9]+", "-", f"{plan.paper}-table-{table}-{name}".lower()).strip("-")
+        bench.write(f"{file}.json", result.model_dump(mode="json"))
         found.append(result)
     if as_json and not dry_run:
         print_json({"tables": [result.model_dump(mode="json") for result in found]})

@@ -124,7 +124,8 @@ def compare(
         ConfigError: nothing to compare, a name or setting that cannot work, or systems that watch different
             metrics; found before anything is trained.
         StorageError: another process works in the folder.
-        TrainingError: no training of some system ended.
+        TrainingError: no training ended, or none of the reference that was asked for. A system of which
+            none ended is left out otherwise, and stands among the failures.
     """
     metric = _watched_metric(systems, seeds, reference)
     lengths = check_lengths([*k, parse_metric(metric)[1]], split.n_items)
@@ -139,15 +140,18 @@ def compare(
     figures: list[SystemFigures] = []
     per_user: dict[str, PerUser] = {}
     protocol: dict[str, Any] = {}
+    needed = [reference] if reference is not None else list(ended)
+    if all(outcome.folder is None for name in needed for outcome in ended[name]):
+        raise TrainingError(
+            f"no training of {needed[0]} ended: {ended[needed[0]][0].error}",
+            wanted="at least one training that ends, and one of the reference",
+            fix="Mend what failed, and call again: what is done is kept",
+        )
     with only_worker(workshop.folder):
         for name, of in ended.items():
             folders = [outcome.folder for outcome in of if outcome.folder is not None]
             if not folders:
-                raise TrainingError(
-                    f"no training of {name} ended: {of[0].error}",
-                    wanted="at least one seed of each system",
-                    fix="Mend what failed, or leave the system out, and call again: what is done is kept",
-                )
+                continue  # told of by its failures
             records, rankings = zip(
                 *(_open(folder, split, lengths, masked) for folder in folders), strict=True
             )

@@ -204,7 +204,8 @@ def published(paper: str, table: str, data: str) -> dict[str, dict[str, Printed]
     """Look up the printed figures of a table on a data set: row -> metric, as in "recall@20", -> figure."""
     found: dict[str, dict[str, Printed]] = {}
     for row in _published_rows():
-        if (row["paper"], row["table"], row["dataset"]) == (paper, table, data) and row["k"]:
+        here = (row["paper"], row["table"], row["dataset"]) == (paper, table, data)
+        if here and row["k"] and row["value"]:  # some cells are printed as a dash
             figure = Printed(float(row["value"]), row["note"])
             found.setdefault(row["model_or_variant"], {})[f"{row['metric']}@{row['k']}"] = figure
     return found

@@ -140,7 +140,14 @@ def table_systems(
         raise _unknown(plan, "table", table, plan.tables)
     if data not in plan.datasets:
         raise _unknown(plan, "data set", data, plan.datasets)
-    found = {row.printed: row.on(data) for row in plan.tables[table].rows}
+    printed = published(plan.paper, table, data)
+    if not printed:
+        raise ConfigError(
+            f"table {table} of {plan.paper} has no figures of '{data}'",
+            wanted="a data set that the table is about",
+            fix=f"See 'triptych reproduce {plan.paper.lower()}', or name another data set",
+        )
+    found = {row.printed: row.on(data) for row in plan.tables[table].rows if row.printed in printed}
     for row in rows or ():
         if row not in found:
             raise _unknown(plan, f"row of table {table}", row, found)
