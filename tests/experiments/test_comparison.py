@@ -166,3 +166,18 @@ def test_what_cannot_be_compared_is_refused_before_training(split: Split, tmp_pa
         with pytest.raises(ConfigError, match="at least one of each"):
             compare(systems, split, seeds, shop(tmp_path), k=(2,))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_legacy_shows_what_choosing_by_test_would_print(split: Split, tmp_path: Path):
+    result = compare(SYSTEMS, split, [1, 2, 3], shop(tmp_path), k=(2,), legacy=True)
+    for system in result.systems:
+        by_seed = [load(run).record.test["recall@2"] for run in system.runs]
+        assert system.legacy is not None
+        assert system.legacy["recall@2"] == max(by_seed)
+        assert system.test["recall@2"].mean == pytest.approx(np.mean(by_seed))
+        assert load(system.runs[0]).record.train_settings["metric_decimals"] == 4
+    best = max(result.systems, key=lambda system: (system.legacy or {})["recall@2"])
+    assert result.legacy_choice == best.name
+    clean = compare({"graph": SYSTEMS["graph"]}, split, [1], shop(tmp_path), k=(2,))
+    assert clean.systems[0].legacy is None
+    assert clean.legacy_choice is None

@@ -305,3 +305,13 @@ def test_a_checkpoint_of_another_experiment_is_refused(tmp_path: Path):
     with pytest.raises(StorageError, match="another data or split"):
         train(LightGCNConfig(), checkerboard(42), **arguments, resume=True)
     assert train(LightGCNConfig(), split, **arguments, resume=True).record.best_epoch >= 1
+
+
+def test_rounding_before_comparing_passes_over_small_gains():
+    curve = [0.10001, 0.10002, 0.10003, 0.1002]
+    exact, _ = make_trainer(TrainConfig(epochs=4), curve)
+    assert [record.best for record in exact.run().history] == [True, True, True, True]
+    rounded, _ = make_trainer(TrainConfig(epochs=4, metric_decimals=4), curve)
+    result = rounded.run()
+    assert [record.best for record in result.history] == [True, False, False, True]
+    assert result.best_epoch == 4

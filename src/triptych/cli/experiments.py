@@ -17,6 +17,7 @@ from triptych.cli.base import (
     SplitSeed,
     app,
     make_split,
+    read_choice,
     read_lengths,
     read_masked,
 )
@@ -39,6 +40,13 @@ Settings = Annotated[
 Reference = Annotated[
     str | None,
     typer.Option(help="The system that the others are tested against; by default the best on validation."),
+]
+Protocol = Annotated[
+    str,
+    typer.Option(
+        help="clean, or legacy: round as MMRec does, and show beside the means what choosing by the test "
+        "part would print."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(help="Trainings at the same time.")]
@@ -66,6 +74,7 @@ def compare(
     k: Lengths = "10,20",
     masked: MaskedOption = "train",
     reference: Reference = None,
+    protocol: Protocol = "clean",
     device: Device = "auto",
     workers: Workers = 1,
     threads: Threads = None,
@@ -82,10 +91,9 @@ def compare(
 
     chosen = parse_settings(settings or [])
     named = {name.replace(".toml", ""): find_recipe(name).with_settings(chosen) for name in systems}
-    bench = _Bench(
-        data, split, split_seed, k, masked, reference, device, workers, threads, graph_cache, out_folder
-    )
-    bench.compare(named, seeds, "comparison.json", as_json)
+    bench = _Bench(data, split, split_seed, k, masked, device, workers, threads, graph_cache, out_folder)
+    legacy = read_choice("--protocol", protocol, ("clean", "legacy")) == "legacy"
+    bench.compare(named, seeds, "comparison.json", as_json, reference=reference, legacy=legacy)
 
 
 @app.command(epilog="Example: `triptych ablate sand --data data/shop --seeds 3`")
@@ -132,10 +140,8 @@ def ablate(
             )
     if variants:
         named = {name: recipe for name, recipe in named.items() if name in (base.name, *variants)}
-    bench = _Bench(
-        data, split, split_seed, k, masked, base.name, device, workers, threads, graph_cache, out_folder
-    )
-    bench.compare(named, seeds, f"ablation-{base.name}.json", as_json)
+    bench = _Bench(data, split, split_seed, k, masked, device, workers, threads, graph_cache, out_folder)
+    bench.compare(named, seeds, f"ablation-{base.name}.json", as_json, reference=base.name)
 
 
 @app.command(epilog="Example: `triptych sweep lightgcn n_layers=1,2,3,4 --data data/shop --seeds 3`")
@@ -158,6 +164,7 @@ def sweep(
     split_seed: SplitSeed = 999,
     k: Lengths = "10,20",
     masked: MaskedOption = "train",
+    protocol: Protocol = "clean",
     device: Device = "auto",
     workers: Workers = 1,
     threads: Threads = None,
@@ -177,10 +184,9 @@ def sweep(
         named = shipped_ablation(base.model).sweep(fields[0], base)
     else:
         named = sweep_systems(base, _read_values(fields))
-    bench = _Bench(
-        data, split, split_seed, k, masked, None, device, workers, threads, graph_cache, out_folder
-    )
-    bench.compare(named, seeds, f"sweep-{base.name}.json", as_json)
+    bench = _Bench(data, split, split_seed, k, masked, device, workers, threads, graph_cache, out_folder)
+    legacy = read_choice("--protocol", protocol, ("clean", "legacy")) == "legacy"
+    bench.compare(named, seeds, f"sweep-{base.name}.json", as_json, legacy=legacy)
 
 
 @app.command(
@@ -241,7 +247,6 @@ def reproduce(
             split_seed,
             "10,20",
             "train",
-            None,
             device,
             workers,
             threads,
@@ -283,7 +288,6 @@ class _Bench:
         split_seed: int,
         k: str,
         masked: str,
-        reference: str | None,
         device: str,
         workers: int,
         threads: int | None,
@@ -293,7 +297,7 @@ class _Bench:
         from triptych.data.dataset import Dataset
         from triptych.experiments.jobs import Workshop
 
-        self.lengths, self.masked, self.reference = read_lengths(k), read_masked(masked), reference
+        self.lengths, self.masked = read_lengths(k), read_masked(masked)
         dataset = Dataset.load(data)
         self.split: Split = make_split(dataset, split, split_seed)
         self.workshop: Workshop = Workshop(
@@ -319,7 +323,16 @@ class _Bench:
         write_json(path, dict(content))
         return path
 
-    def compare(self, systems: Mapping[str, Recipe], seeds: str, file: str, as_json: bool) -> None:
+    def compare(
+        self,
+        systems: Mapping[str, Recipe],
+        seeds: str,
+        file: str,
+        as_json: bool,
+        *,
+        reference: str | None = None,
+        legacy: bool = False,
+    ) -> None:
         """Compare, write down, and print."""
         from triptych.experiments.comparison import compare as compare_systems
 
@@ -332,7 +345,8 @@ class _Bench:
                 self.workshop,
                 k=self.lengths,
                 masked=self.masked,
-                reference=self.reference,
+                reference=reference,
+                legacy=legacy,
                 observe=progress.observe,
                 on_outcome=progress.on_outcome,
             )
@@ -442,14 +456,16 @@ def _read_data(texts: list[str]) -> dict[str, Path]:
 def _print_comparison(result: ComparisonResult) -> None:
     length = max(result.protocol["k"])
     shown = list(dict.fromkeys([result.metric, f"recall@{length}", f"ndcg@{length}"]))
+    best_seed = ["best seed by test"] if result.legacy_choice else []
     seeds = sorted({len(system.seeds) for system in result.systems})
     print_table(
         f"Test figures on {result.data}, mean ± standard deviation over {'–'.join(map(str, seeds))} seeds",
-        ["system", *shown, f"valid {result.metric}", "s/epoch", "MiB"],
+        ["system", *shown, *best_seed, f"valid {result.metric}", "s/epoch", "MiB"],
         [
             [
                 system.name,
                 *(_figure(system.test[metric]) for metric in shown),
+                *(f"{(system.legacy or {})[result.metric]:.4f}" for _ in best_seed),
                 _figure(system.valid[result.metric]),
                 f"{system.seconds_per_epoch:.2f}",
                 f"{system.peak_memory_bytes / 2**20:,.0f}",
@@ -459,6 +475,13 @@ def _print_comparison(result: ComparisonResult) -> None:
         notes=f"{result.protocol['users']:,} users; all items ranked, {result.protocol['masked']} items "
         "masked. Epochs chosen on validation; the test part was opened when all trainings had ended.",
     )
+    if result.legacy_choice:
+        out.print(
+            "Legacy: the seed that is best on test is chosen by what it measures, and promises too much. "
+            f"Choosing by it would take {result.legacy_choice}; validation takes {_best(result)}.",
+            markup=False,
+            highlight=False,
+        )
     if result.differences:
         print_table(
             f"\n{result.metric} beside {result.reference}, "
@@ -482,6 +505,10 @@ def _print_comparison(result: ComparisonResult) -> None:
         )
     for failure in result.failures:
         out.print(f"Failed: {failure.name}, seed {failure.seed}: {failure.error}", markup=False)
+
+
+def _best(result: ComparisonResult) -> str:
+    return max(result.systems, key=lambda system: system.valid[result.metric].mean).name
 
 
 def _print_reproduced(result: ReproducedTable) -> None:

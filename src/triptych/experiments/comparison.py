@@ -54,6 +54,9 @@ class SystemFigures(BaseModel):
     """Folders, in the order of the seeds."""
     valid: dict[str, Spread]
     test: dict[str, Spread]
+    legacy: dict[str, float] | None
+    """Test figures of the seed that is best on test, as a toolbox would print that chooses by it; None unless
+    asked for."""
     epochs: list[int]
     """Trained by each seed; the best one is some patience earlier."""
     seconds_per_epoch: float
@@ -90,6 +93,9 @@ class ComparisonResult(BaseModel):
     """The system that the others are tested against."""
     reference_chosen: bool
     """Whether it is the best on validation, and not one that was asked for."""
+    legacy_choice: str | None
+    """The system whose best seed is best on test, which is what choosing by it would take; None unless asked
+    for."""
     differences: list[Difference]
     """Of the reference to each other system, on test, paired by user, means over seeds."""
     failures: list[Failure]
@@ -104,6 +110,7 @@ def compare(
     k: Sequence[int] = (10, 20),
     masked: Masked = "train",
     reference: str | None = None,
+    legacy: bool = False,
     observe: Callable[[Job], Observer] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> ComparisonResult:
@@ -117,6 +124,8 @@ def compare(
         k: list lengths of the figures.
         masked: whose items are no candidates at test time.
         reference: the system that the others are tested against; by default the best on validation.
+        legacy: do as MMRec does, to see what it makes of figures: round the watched metric to 4 places before
+            epochs are compared, and give beside the means the figures of the seed that is best on test.
         observe: makes an observer for a training in this process.
         on_outcome: is told of each training that is found, done or failed.
 
@@ -127,6 +136,8 @@ def compare(
         TrainingError: no training ended, or none of the reference that was asked for. A system of which
             none ended is left out otherwise, and stands among the failures.
     """
+    if legacy:
+        systems = {name: recipe.with_settings({"metric_decimals": 4}) for name, recipe in systems.items()}
     metric = _watched_metric(systems, seeds, reference)
     lengths = check_lengths([*k, parse_metric(metric)[1]], split.n_items)
     sealed = split.without_test()
@@ -155,7 +166,8 @@ def compare(
             records, rankings = zip(
                 *(_open(folder, split, lengths, masked) for folder in folders), strict=True
             )
-            figures.append(_figures(name, systems[name], folders, records, rankings))
+            by_test = metric if legacy else None
+            figures.append(_figures(name, systems[name], folders, records, rankings, by_test))
             per_user[name] = np.stack([ranking.values[metric] for ranking in rankings])  # (seeds, n)
             protocol = dict(rankings[0].protocol)
     best = max(figures, key=lambda system: system.valid[metric].mean).name
@@ -170,6 +182,7 @@ def compare(
         systems=figures,
         reference=baseline,
         reference_chosen=reference is None,
+        legacy_choice=max(figures, key=lambda system: (system.legacy or {})[metric]).name if legacy else None,
         differences=compare_systems(per_user, metric=metric, baseline=baseline) if len(per_user) > 1 else [],
         failures=[
             Failure(name=name, seed=outcome.job.seed, error=outcome.error)
@@ -220,6 +233,7 @@ def _figures(
     folders: Sequence[Path],
     records: Sequence[RunRecord],
     rankings: Sequence[Ranking],
+    by_test: str | None,
 ) -> SystemFigures:
     means = [ranking.mean() for ranking in rankings]
     return SystemFigures(
@@ -233,6 +247,7 @@ def _figures(
             if all(key in record.valid for record in records)  # a run may be another experiment's, of other k
         },
         test={key: Spread.of([mean[key] for mean in means]) for key in means[0]},
+        legacy=None if by_test is None else max(means, key=lambda mean: mean[by_test]),
         epochs=[len(record.history) for record in records],
         seconds_per_epoch=float(np.median([record.seconds_per_epoch for record in records])),
         peak_memory_bytes=max(record.peak_memory_bytes for record in records),

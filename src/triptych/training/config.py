@@ -28,6 +28,8 @@ class TrainConfig(BaseModel):
     """The step size is multiplied by this factor every 50 epochs, smoothly: lr * lr_decay^(epoch / 50)."""
     metric: str = "recall@20"
     """What is watched on the validation part."""
+    metric_decimals: int | None = Field(None, ge=1)
+    """Round it to so many places before it is compared; MMRec has 4. None compares it as it is."""
     patience: int = Field(20, ge=0)
     """Training stops once more than this many evaluations in a row were no better than the best."""
     eval_every: int = Field(1, gt=0)

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from triptych.errors import StorageError, TrainingError
 from triptych.models.base import Group, Recommender, Step, Triplets
-from triptych.scorer import EmbeddingScorer
+from triptych.scorer import Scorer
 from triptych.training.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
 from triptych.training.config import TrainConfig
 from triptych.training.row_adam import RowAdam
 from triptych.training.sampler import TripletSampler
 
-Validate = Callable[[EmbeddingScorer], dict[str, float]]
+Validate = Callable[[Scorer], dict[str, float]]
 """Measures a frozen model on the validation part."""
 
 CHECKPOINT = "checkpoint"
@@ -119,6 +119,7 @@ class Trainer:
     ) -> None:
         self.model, self.sampler, self.validate, self.config = model, sampler, validate, config
         self.device = device
+        self.epochs = 1 if model.schedule == "once" else config.epochs
         self.checkpoint_dir, self.checkpoint_every = checkpoint_dir, checkpoint_every
         self.identity = identity or {}
         self.observer = observer or Observer()
@@ -136,7 +137,7 @@ class Trainer:
         """
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        while self.progress.epoch < self.config.epochs and not self._out_of_patience():
+        while self.progress.epoch < self.epochs and not self._out_of_patience():
             record = self._run_epoch(self.progress.epoch + 1)
             self.progress.epoch = record.epoch
             self.progress.history.append(record)
@@ -144,19 +145,22 @@ class Trainer:
             if self.checkpoint_dir is not None and record.epoch % self.checkpoint_every == 0:
                 self.save(self.checkpoint_dir)
         self.model.load_state_dict(self.best)
-        return TrainResult(self.progress.best_epoch, self.progress.history, self._peak_memory())
+        return TrainResult(self.progress.best_epoch, self.progress.history, peak_memory_bytes(self.device))
 
     def _run_epoch(self, epoch: int) -> EpochRecord:
         started = time.perf_counter()
         losses = self._train_epoch(epoch)
         trained = time.perf_counter()
-        last = epoch == self.config.epochs
+        last = epoch == self.epochs
         if epoch % self.config.eval_every and not last:
             return EpochRecord(epoch, losses, None, False, trained - started, 0.0)
         valid = self.validate(self.model.scorer())
-        best = valid[self.config.metric] > self.progress.best_value
+        value = valid[self.config.metric]
+        if self.config.metric_decimals is not None:
+            value = round(value, self.config.metric_decimals)
+        best = value > self.progress.best_value
         if best:
-            self.progress.best_epoch, self.progress.best_value = epoch, valid[self.config.metric]
+            self.progress.best_epoch, self.progress.best_value = epoch, value
             self.progress.evaluations_without_gain = 0
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         else:
@@ -170,12 +174,16 @@ class Trainer:
                 group["lr"] = self.rates[name] * self.config.lr_decay ** ((epoch - 1) / 50)
         log = LossLog()
         self._drive(self.model.epoch_steps(epoch), log)
+        if self.model.schedule == "batches":
+            self._train_batches(epoch, log)
+        return log.means(epoch)
+
+    def _train_batches(self, epoch: int, log: LossLog) -> None:
         n_batches = self.sampler.n_batches
         for done, batch in enumerate(self.sampler.epoch(), start=1):
             on_device = Triplets(*(part.to(self.device, non_blocking=True) for part in batch))
             self._drive(self.model.batch_steps(on_device), log)
             self.observer.on_batch(epoch, done, n_batches)
-        return log.means(epoch)
 
     def _drive(self, steps: Iterable[Step], log: LossLog) -> None:
         stream = iter(steps)
@@ -200,12 +208,6 @@ class Trainer:
 
     def _out_of_patience(self) -> bool:
         return self.progress.evaluations_without_gain > self.config.patience
-
-    def _peak_memory(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def save(self, folder: Path) -> None:
         """Write all that training needs to go on as if it had never stopped."""
@@ -297,6 +299,14 @@ class LossLog:
                 )
             means |= dict(zip(names, table.mean(dim=0).tolist(), strict=True))
         return means
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Say how much memory the process has held at most; on CUDA, the device's allocator."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @contextmanager
