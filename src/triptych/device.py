@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 
 from triptych.errors import ConfigError, nearest
@@ -27,3 +30,15 @@ def resolve_device(name: str = "auto") -> torch.device:
             fix="Use --device cpu, or install a torch built for your GPU",
         )
     return torch.device(name)
+
+
+def free_memory(device: torch.device) -> int:
+    """Count the bytes that can still be had on a device; of a system that does not say, those it has."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        facts = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        (available,) = (line.split()[1] for line in facts if line.startswith("MemAvailable:"))
+        return 1024 * int(available)
+    except (OSError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

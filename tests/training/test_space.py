@@ -37,8 +37,8 @@ def test_points_are_all_combinations():
     ("old", "new", "message"),
     [
         ("n_layers", "n_layer", "Did you mean 'n_layers'"),
-        ("[1, 2]", "[]", "a list of values to try"),
-        ("[1, 2]", "2", "a list of values to try"),
+        ("[1, 2]", "[]", "a list of values"),
+        ("[1, 2]", "2", "a list of values"),
         ("[1, 2]", "[1, -2]", "n_layers"),
         ("[1, 2]", "{low = 2, high = 1}", "low below high"),
         ("[1, 2]", "{low = 0, high = 1, log = true}", "above 0 if log"),

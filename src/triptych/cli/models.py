@@ -172,6 +172,55 @@ def evaluate(
     )
 
 
+@app.command(epilog="Example: `triptych fuse runs/l3ae-shop-seed1 runs/freedom-shop-seed1 --out runs/fused`")
+def fuse(
+    run_folders: Annotated[
+        list[Path], typer.Argument(help="Run folders made on one split.", metavar="RUN...")
+    ],
+    out_folder: Annotated[Path, typer.Option("--out", help="The fused run's folder.")],
+    metric: Annotated[str, typer.Option(help="What the weights are chosen by, on validation.")] = "recall@20",
+    normalisation: Annotated[
+        str, typer.Option(help="How a user's scores are made comparable: zscore, minmax or rank.")
+    ] = "zscore",
+    k: Lengths = "10,20",
+    masked: MaskedOption = "train",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Add up the scores of several runs, with weights chosen on validation, and save that as a run."""
+    from triptych.files import check_new_folder
+    from triptych.runs import RUN, load
+    from triptych.runs import fuse as fuse_runs
+
+    check_new_folder(out_folder, marker=RUN, overwrite=overwrite)
+    fused = fuse_runs(
+        [load(folder) for folder in run_folders],
+        metric=metric,
+        normalisation=read_choice("--normalisation", normalisation, ("zscore", "minmax", "rank")),
+        k=read_lengths(k),
+        masked=read_masked(masked),
+    )
+    fused.save(out_folder, overwrite=overwrite)
+    record = fused.record
+    if as_json:
+        print_json({**record.summary(), "parts": record.model_settings["parts"], "run": str(out_folder)})
+        return
+    print_table(
+        f"{len(run_folders)} runs on {record.data}, fused by validation {metric}",
+        ["run", "weight"],
+        [
+            (str(folder), float(part["weight"]))
+            for folder, part in zip(run_folders, record.model_settings["parts"], strict=True)
+        ],
+    )
+    print_table(
+        None,
+        ["metric", "valid", "test"],
+        [[name, value, record.test.get(name)] for name, value in record.valid.items()],
+        notes=f"Saved: {out_folder}",
+    )
+
+
 @app.command(epilog="Example: `triptych recommend runs/freedom-shop-seed7 u0042 u0007 --k 5`")
 def recommend(
     run_folder: RunFolder,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,7 +21,7 @@ from triptych.errors import ConfigError, nearest
 from triptych.graph.sparse import SparseGraph
 from triptych.graph.store import GraphStore
 from triptych.nn.embedding import NodeEmbedding, take_rows
-from triptych.scorer import Embeddings, EmbeddingScorer
+from triptych.scorer import Embeddings, EmbeddingScorer, Scorer
 
 Losses = dict[str, Tensor]
 """Named, weighted scalar terms; their sum is minimised."""
@@ -143,6 +143,10 @@ class Recommender(nn.Module):
     item_graphs: ClassVar[bool] = False
     """Whether a modality that is given as an item graph only, without dense features, will do."""
 
+    schedule: ClassVar[Literal["batches", "sweeps", "once"]] = "batches"
+    """What an epoch is: `epoch_steps`, then all training pairs in batches; `epoch_steps` alone, for models
+    that solve for all pairs at once; or, for closed forms, `epoch_steps` alone and no second epoch."""
+
     def __init__(self, config: ModelConfig, inputs: ModelInputs) -> None:
         super().__init__()
         self.config = config
@@ -191,7 +195,7 @@ class Recommender(nn.Module):
         """Hold a graph that `embeddings()` reads as part of the model's state, as attribute `name`."""
         self.add_module(name, graph.share(persistent=True))
 
-    def scorer(self) -> EmbeddingScorer:
+    def scorer(self) -> Scorer:
         """Freeze the model as it is now into what evaluation and serving need."""
         training = self.training
         self.eval()

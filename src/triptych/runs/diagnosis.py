@@ -13,7 +13,7 @@ from torch import Tensor
 from triptych.data.dataset import Dataset
 from triptych.data.missing import fill_missing
 from triptych.data.split import Split
-from triptych.errors import StorageError
+from triptych.errors import ConfigError, StorageError
 from triptych.evaluation.mechanism import alignment, information_bound, uniformity, variance_kept
 from triptych.graph.sparse import propagate_layers
 from triptych.models.base import ModelInputs, Recommender
@@ -22,6 +22,7 @@ from triptych.models.registry import make_config, model_entry
 from triptych.nn.correlation import redundancy
 from triptych.nn.embedding import NodeEmbedding
 from triptych.runs.run import Run
+from triptych.scorer import Embeddings, EmbeddingScorer
 from triptych.training.trainer import isolated_rng
 
 FEWEST_ROWS = 40
@@ -98,7 +99,9 @@ def diagnose(run: Run, data: Dataset, *, n_layers: int = 3) -> Diagnosis:
 
     Raises:
         StorageError: the run was trained on other data.
+        ConfigError: its model has no embeddings to measure.
     """
+    result = _embeddings(run)
     split = _same_split(run, data)
     inputs = ModelInputs.from_split(split)
     model = rebuild(run, inputs)
@@ -108,7 +111,7 @@ def diagnose(run: Run, data: Dataset, *, n_layers: int = 3) -> Diagnosis:
             model=run.record.name,
             data=run.record.data,
             seed=run.record.seed,
-            layers=list(_layers(model, run, inputs, vectors, n_layers)),
+            layers=list(_layers(model, result, inputs, vectors, n_layers)),
             modalities=[_modality(inputs, name, rows) for name, rows in vectors.items()],
             pairs=[
                 _pair(inputs, first, second, vectors) for first, second in combinations(inputs.features, 2)
@@ -124,6 +127,17 @@ def rebuild(run: Run, inputs: ModelInputs) -> Recommender:
         model = create_plugged_in(config, make_plugin_configs(record.plugins), inputs)
     model.load_state_dict(dict(run.weights))
     return model.eval()
+
+
+def _embeddings(run: Run) -> Embeddings:
+    """Give the vectors that rank."""
+    if not isinstance(run.scorer, EmbeddingScorer):
+        raise ConfigError(
+            f"a run of {run.record.name}, which ranks without embeddings",
+            wanted="a run of a model that embeds users and items",
+            fix="Diagnose a run of another model",
+        )
+    return run.scorer.embeddings
 
 
 def _same_split(run: Run, data: Dataset) -> Split:
@@ -142,7 +156,7 @@ def _same_split(run: Run, data: Dataset) -> Split:
 
 
 def _layers(
-    model: Recommender, run: Run, inputs: ModelInputs, vectors: dict[str, Tensor], n_layers: int
+    model: Recommender, result: Embeddings, inputs: ModelInputs, vectors: dict[str, Tensor], n_layers: int
 ) -> Iterator[LayerRedundancy]:
     ids = next((part.weight for part in model.modules() if isinstance(part, NodeEmbedding)), None)
     if ids is not None:
@@ -151,7 +165,7 @@ def _layers(
             yield _redundancy("ids", layer, items, users)
     for modality, rows in vectors.items():
         yield _redundancy(modality, 0, rows[torch.from_numpy(inputs.features[modality].present)])
-    yield _redundancy("result", 0, run.scorer.embeddings.items.cpu(), run.scorer.embeddings.users.cpu())
+    yield _redundancy("result", 0, result.items.cpu(), result.users.cpu())
 
 
 def _redundancy(of: str, layer: int, items: Tensor, users: Tensor | None = None) -> LayerRedundancy:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import platform
+from importlib.metadata import version
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from triptych.training.trainer import EpochRecord
@@ -20,13 +24,13 @@ class RunRecord(BaseModel):
     kind: Literal["run"] = "run"
     schema_version: int = SCHEMA_VERSION
     model: str
-    """Registry name."""
+    """Registry name; "fusion" of runs whose scores are added up."""
     model_settings: dict[str, Any]
-    """The model's config."""
+    """The model's config; of a fusion its parts, their weights, and how these were found."""
     plugins: dict[str, dict[str, Any]] = {}
     """What was attached to the model: name -> the plug-in's config."""
     train_settings: dict[str, Any]
-    """The training loop's config."""
+    """The training loop's config; empty for a fusion."""
     seed: int
     device: str
     versions: dict[str, str]
@@ -79,3 +83,13 @@ class RunRecord(BaseModel):
             "peak_memory_bytes",
         }
         return {**self.model_dump(mode="json", include=figures), "epochs": len(self.history)}
+
+
+def current_versions() -> dict[str, str]:
+    """Name the versions of Triptych, torch, numpy and Python."""
+    return {
+        "triptych": version("triptych"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

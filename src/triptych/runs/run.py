@@ -1,9 +1,10 @@
 """A trained model: evaluated, asked, saved and read back.
 
 The folder of a run holds `run.json` (settings, seed, versions, data and split by hash, curves,
-figures), `embeddings.safetensors` (what scoring needs), `model.safetensors` (all weights of the best
-epoch) and `data/` (ids, item table, and the split as labels): enough to evaluate and to recommend,
-without the features and without the training code.
+figures), what scoring needs (`embeddings.safetensors`; `history.safetensors` of a closed form,
+`fused.safetensors` of a fusion), `model.safetensors` (all weights of the best epoch) and `data/` (ids, item
+table, and the split as labels): enough to evaluate and to recommend, without the features and without the
+training code.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from triptych.evaluation.ranking import (
 )
 from triptych.files import checksums, new_folder, open_folder, read_arrays, write_arrays, write_json
 from triptych.runs.record import KIND, SCHEMA_VERSION, RunRecord
-from triptych.scorer import Embeddings, EmbeddingScorer
+from triptych.scorer import SCORERS, Scorer
 
 RUN = "run.json"
 
@@ -79,13 +80,13 @@ class Run:
 
     Args:
         record: how it came to be.
-        scorer: its frozen embeddings.
+        scorer: how it ranks: most models by frozen embeddings, closed forms by item-to-item weights.
         split: what it was trained and measured on.
-        weights: the model's state at the best epoch.
+        weights: the model's state at the best epoch; closed forms and fusions have none beside the scorer.
     """
 
     record: RunRecord
-    scorer: EmbeddingScorer
+    scorer: Scorer
     split: Split
     weights: Mapping[str, Tensor]
 
@@ -125,7 +126,10 @@ class Run:
             yield Recommendation(user_id, "model" if trained[row] else "popular", self._scored(items, scores))
 
     def similar(self, item_id: RawId, k: int = 10) -> list[ScoredItem]:
-        """List the items whose embeddings are nearest to an item's by cosine, the item itself left out.
+        """List the items nearest to an item, itself left out.
+
+        By embeddings that is the cosine, by item-to-item weights what having the item adds to another's
+        score, and of a fusion the weighted sum of its parts', each made comparable.
 
         Raises:
             UnknownIdError: the item is not in the data set.
@@ -133,10 +137,9 @@ class Run:
         """
         check_lengths([k], self.split.n_items - 1)
         index = int(self.split.data.items.index([item_id])[0])
-        unit = torch.nn.functional.normalize(self.scorer.embeddings.items.cpu(), dim=1)
-        cosine = (unit @ unit[index])[None]
-        cosine[0, index] = -torch.inf
-        scores, items = top_k(cosine, k)
+        similar = self.scorer.item_similarities(index).cpu()[None]
+        similar[0, index] = -torch.inf
+        scores, items = top_k(similar, k)
         return self._scored(items[0], scores[0])
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -146,10 +149,9 @@ class Run:
             StorageError: something is there already, and `overwrite` is false or it is no run.
         """
         with new_folder(Path(path), marker=RUN, overwrite=overwrite) as folder:
-            users, items = (part.cpu().numpy() for part in self.scorer.embeddings)
-            write_arrays(folder / "embeddings.safetensors", {"users": users, "items": items})
-            weights = {name: tensor.cpu().numpy() for name, tensor in self.weights.items()}
-            write_arrays(folder / "model.safetensors", weights)
+            for name, tensors in ((self.scorer.kind, self.scorer.arrays()), ("model", self.weights)):
+                arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
+                write_arrays(folder / f"{name}.safetensors", arrays)
             data = replace(self.split.data, features={})
             labelled = replace(data, interactions=data.interactions.with_label(self.split.part))
             (folder / "data").mkdir()
@@ -236,10 +238,13 @@ def load(path: str | Path) -> Run:
     with open_folder(folder, marker=RUN, kind=KIND, version=SCHEMA_VERSION, maker="triptych train") as facts:
         record = RunRecord.model_validate({name: facts[name] for name in facts if name != "files"})
         data = Dataset.load(folder / "data")
-        embedded = read_arrays(folder / "embeddings.safetensors")
-        users, items = (torch.from_numpy(embedded[part]) for part in ("users", "items"))
-        weights = {
-            name: torch.from_numpy(array) for name, array in read_arrays(folder / "model.safetensors").items()
-        }
+        kind = next(kind for kind in SCORERS if f"{kind}.safetensors" in facts["files"])
+        scoring, weights = (
+            {
+                key: torch.from_numpy(array)
+                for key, array in read_arrays(folder / f"{name}.safetensors").items()
+            }
+            for name in (kind, "model")
+        )
         split = replace(Split.by_label(data), protocol=record.split)
-        return Run(record, EmbeddingScorer(Embeddings(users, items)), split, weights)
+        return Run(record, SCORERS[kind].from_arrays(scoring), split, weights)

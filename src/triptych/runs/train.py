@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from triptych.data.split import Split
 from triptych.device import resolve_device
-from triptych.errors import StorageError
+from triptych.errors import ConfigError, StorageError
 from triptych.evaluation.metrics import parse_metric
 from triptych.evaluation.ranking import Masked, check_lengths, evaluate_ranking
 from triptych.models.base import ModelConfig, ModelInputs
 from triptych.models.plugins.base import PluginConfig, create_plugged_in, make_plugin_configs
 from triptych.models.registry import make_config, model_entry, model_entry_of
-from triptych.runs.record import RunRecord
+from triptych.runs.record import RunRecord, current_versions
 from triptych.runs.run import Run, open_test
 from triptych.training.config import TrainConfig
 from triptych.training.sampler import TripletSampler
@@ -74,6 +71,12 @@ def train(
     model_config = make_config(model_entry(model).config, settings or {}) if isinstance(model, str) else model
     plugin_configs = make_plugin_configs(plugins or {})
     entry, config, where = model_entry_of(model_config), config or TrainConfig(), resolve_device(device)
+    if plugin_configs and entry.model.schedule != "batches":
+        raise ConfigError(
+            f"the plug-in '{next(iter(plugin_configs))}' on '{entry.name}', which learns from no batches",
+            wanted="a model that learns by gradient",
+            fix="Leave the plug-in out, or choose another model",
+        )
     lengths = check_lengths([*k, parse_metric(config.metric)[1]], split.n_items)
     whole, split = split, split.without_test()
     inputs = ModelInputs.from_split(split, graph_cache)
@@ -109,12 +112,7 @@ def train(
         train_settings=config.model_dump(mode="json"),
         seed=seed,
         device=str(where),
-        versions={
-            "triptych": version("triptych"),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        versions=current_versions(),
         data=split.data.name,
         data_hash=split.data.content_hash,
         split_hash=split.content_hash,
