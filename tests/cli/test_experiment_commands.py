@@ -56,6 +56,8 @@ def test_compare_trains_measures_and_finds_again(data: Path, tmp_path: Path, cap
     assert len(found["differences"]) == 1
     kept = json.loads((tmp_path / "e" / "comparison.json").read_text())
     assert kept["systems"] == found["systems"]
+    for kind in ("md", "tex", "html"):
+        assert "lightgcn" in (tmp_path / "e" / f"comparison.{kind}").read_text(encoding="utf-8")
     assert call(*command) == 0
     captured = capsys.readouterr()
     assert captured.err.count("was trained before") == 4

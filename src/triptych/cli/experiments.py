@@ -269,7 +269,7 @@ def reproduce(
                 on_outcome=progress.on_outcome,
             )
         file = re.sub(r"[^a-z0-9]+", "-", f"{plan.paper}-table-{table}-{name}".lower()).strip("-")
-        bench.write(f"{file}.json", result.model_dump(mode="json"))
+        bench.write(f"{file}.json", result.model_dump(mode="json"), result.comparison)
         found.append(result)
     if as_json and not dry_run:
         print_json({"tables": [result.model_dump(mode="json") for result in found]})
@@ -315,12 +315,14 @@ class _Bench:
 
         return ExperimentProgress(total)
 
-    def write(self, name: str, content: Mapping[str, Any]) -> Path:
-        """Keep what was found in the experiment's folder."""
+    def write(self, name: str, content: Mapping[str, Any], comparison: ComparisonResult) -> Path:
+        """Keep what was found in the experiment's folder, with a page and tables beside it."""
         from triptych.files import write_json
+        from triptych.report.comparison import write_comparison
 
         path = self.workshop.folder / name
         write_json(path, dict(content))
+        write_comparison(comparison, path)
         return path
 
     def compare(
@@ -350,12 +352,12 @@ class _Bench:
                 observe=progress.observe,
                 on_outcome=progress.on_outcome,
             )
-        path = self.write(file, result.model_dump(mode="json"))
+        path = self.write(file, result.model_dump(mode="json"), result)
         if as_json:
             print_json({**result.model_dump(mode="json"), "folder": str(self.workshop.folder)})
             return
         _print_comparison(result)
-        out.print(f"\nWritten: {path}", highlight=False, markup=False)
+        out.print(f"\nWritten: {path}, and .html, .md, .tex beside it", highlight=False, markup=False)
 
     def estimate(
         self, systems: Mapping[str, Recipe], seeds: Sequence[int], title: str, as_json: bool

@@ -1,0 +1,155 @@
+"""What a comparison found, beside its JSON: a page, and tables in Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from triptych.encode.encoder import require
+from triptych.errors import ConfigError, StorageError
+from triptych.evaluation.significance import N_RESAMPLES
+from triptych.experiments.comparison import ComparisonResult, Spread, SystemFigures
+from triptych.files import read_json, write_text
+from triptych.report.comparison_tables import (
+    ALPHA,
+    columns,
+    comparison_latex,
+    comparison_markdown,
+    in_table,
+    name_seeds,
+    significant,
+    table_caption,
+)
+from triptych.report.page import write_page
+from triptych.runs import RUN, RunRecord
+
+__all__ = ["comparison_latex", "comparison_markdown", "write_comparison", "write_comparison_page"]
+
+
+def write_comparison(result: ComparisonResult, path: Path) -> None:
+    """Write tables and page beside the file of a result: NAME.md, NAME.tex and NAME.html beside NAME.json."""
+    write_text(path.with_suffix(".md"), comparison_markdown(result))
+    write_text(path.with_suffix(".tex"), comparison_latex(result))
+    write_comparison_page(result, path.with_suffix(".html"))
+
+
+def write_comparison_page(result: ComparisonResult, path: Path) -> None:
+    """Write the page, whole or not at all. It needs no network, no script and no other file.
+
+    Curves by epoch and settings come from the records of the runs, and are left out for runs that are no
+    longer where they were. Figures need the 'report' extra; without it the page says so and has the tables.
+
+    Args:
+        result: of a comparison.
+        path: the HTML file to make or replace.
+    """
+    records = {system.name: _records(system) for system in result.systems}
+    differing = _differing(
+        {system.name: _settings(system, records[system.name]) for system in result.systems}
+    )
+    try:
+        require("report", "matplotlib")
+        from triptych.report.comparison_figures import draw_all
+
+        figures, without_figures = draw_all(result, records, differing, alpha=ALPHA), ""
+    except ConfigError as error:
+        figures, without_figures = (
+            {},
+            f"The figures are left out: {error.found}. {error.fix}, and call again.",
+        )
+    metrics = columns(result)
+    write_page(
+        path,
+        "comparison.html",
+        result=result,
+        facts={
+            "systems": len(result.systems),
+            "trained with": name_seeds(result),
+            "users": result.protocol["users"],
+            "tested by": result.metric,
+            "reference": result.reference,
+        },
+        caption=table_caption(result, metrics),
+        metrics=metrics,
+        table=in_table(result, metrics),
+        valid={system.name: _spread(system.valid[result.metric]) for system in result.systems},
+        legacy={system.name: (system.legacy or {}).get(result.metric) for system in result.systems},
+        significant=significant(result),
+        differing=differing,
+        figures=figures,
+        without_figures=without_figures,
+        lost=[system.name for system in result.systems if len(records[system.name]) < len(system.runs)],
+        most_seconds=max(system.seconds_per_epoch for system in result.systems) or 1,
+        most_memory=max(system.peak_memory_bytes for system in result.systems) or 1,
+        how=_how_measured(result),
+        split=result.split,
+        p_value=lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+    )
+
+
+def _how_measured(result: ComparisonResult) -> list[str]:
+    """Say in sentences how the figures came to be."""
+    protocol = result.protocol
+    left_out = protocol.get("users_left_out", 0)
+    said = [
+        f"Each system was trained with {name_seeds(result)} on the training part alone. Each training "
+        f"kept the epoch with the best {result.metric} on the validation part.",
+        "The test part was opened when all trainings had ended; nothing was chosen by it.",
+        f"For each of {protocol['users']:,} users with test items all items were ranked, but for the user’s "
+        f"own of {protocol['masked'].replace('+', ' and ')}"
+        + (f"; {left_out:,} users without test items are left out." if left_out else "."),
+        "A figure is the mean over users, then over seeds. What follows ± is the sample standard deviation "
+        "over seeds, which a single seed does not have.",
+    ]
+    if result.differences:
+        chosen = "being the best on validation" if result.reference_chosen else "as asked for"
+        said.append(
+            f"{result.reference} is the reference, {chosen}. Differences to it are taken user by user, after "
+            "each user’s mean over seeds. Intervals and p-values are of a bootstrap of users with "
+            f"{N_RESAMPLES:,} resamples; Holm’s correction is for all differences of this page, "
+            f"{len(result.differences)} in number. They speak of other users, not of other seeds: a "
+            "difference below the spread over seeds proves little."
+        )
+    if result.legacy_choice:
+        said.append(
+            "As asked for, the figure of the seed that is best on test stands beside, as toolboxes print it "
+            f"that choose by the test part; it would choose {result.legacy_choice}. Nothing else rests on it."
+        )
+    return said
+
+
+def _records(system: SystemFigures) -> list[RunRecord]:
+    """Read what is written down of the runs, as far as they are still there; nothing of their weights."""
+    records = []
+    for folder in system.runs:
+        try:
+            facts = read_json(Path(folder) / RUN)
+            records.append(RunRecord.model_validate({name: facts[name] for name in facts if name != "files"}))
+        except (StorageError, ValidationError):
+            continue
+    return records
+
+
+def _settings(system: SystemFigures, records: Sequence[RunRecord]) -> dict[str, Any]:
+    """Give all settings, defaults included, if there is a record of them."""
+    if not records:
+        return system.settings
+    record = records[0]
+    plugins = {
+        f"{plugin}.{name}": value for plugin, of in record.plugins.items() for name, value in of.items()
+    }
+    return {"model": record.name, **record.model_settings, **record.train_settings, **plugins}
+
+
+def _differing(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Give the settings in which systems differ: name -> values in the order of systems, None for none."""
+    names = dict.fromkeys(name for of in settings.values() for name in of)
+    by_name = {name: [of.get(name) for of in settings.values()] for name in names}
+    return {name: values for name, values in by_name.items() if any(value != values[0] for value in values)}
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.mean:.4f}" + ("" if spread.sd is None else f" ± {spread.sd:.4f}")

@@ -1,0 +1,183 @@
+"""What a comparison found, as a table for a paper: in Markdown and in LaTeX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from triptych.errors import ConfigError, nearest
+from triptych.experiments.comparison import ComparisonResult
+
+ALPHA = 0.05
+"""A difference is marked if its p-value, after Holm's correction, is below it."""
+MARK = "†"
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
+    "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", MARK: r"$^{\dagger}$", "–": "--",
+    "[": "{[}", "]": "{]}",  # a row that begins with one would else be a length for the line break before it
+}  # fmt: skip
+
+
+class Cell(NamedTuple):
+    """One figure of the table, in words.
+
+    Args:
+        mean: over seeds.
+        sd: over seeds; empty for a single one.
+        place: 1 for the best of its column, 2 for the next, 0 for all others. What reads the same ties.
+        mark: `MARK` if the difference to the reference was tested by this metric and is significant.
+    """
+
+    mean: str
+    sd: str
+    place: int
+    mark: str
+
+
+def comparison_markdown(result: ComparisonResult, metrics: Sequence[str] | None = None) -> str:
+    """Write the test figures as a Markdown table, the best of each metric bold and the second underlined.
+
+    Args:
+        result: of a comparison.
+        metrics: the columns; by default recall and ndcg of every length.
+
+    Raises:
+        ConfigError: a metric was not measured.
+    """
+    chosen = columns(result, metrics)
+    ends = {0: ("", ""), 1: ("**", "**"), 2: ("<ins>", "</ins>")}
+    lines = ["| system | " + " | ".join(chosen) + " |", "|:--" + "|--:" * len(chosen) + "|"]
+    lines += [
+        f"| {_markdown(name)} | " + " | ".join(_worded(cell, ends, "±") + cell.mark for cell in row) + " |"
+        for name, row in in_table(result, chosen).items()
+    ]
+    return "\n".join(lines) + f"\n\n{_markdown(table_caption(result, chosen))}\n"
+
+
+def comparison_latex(result: ComparisonResult, metrics: Sequence[str] | None = None) -> str:
+    """Write the test figures as a LaTeX table, the best of each metric bold and the second underlined.
+
+    Args:
+        result: of a comparison.
+        metrics: the columns; by default recall and ndcg of every length.
+
+    Raises:
+        ConfigError: a metric was not measured.
+    """
+    chosen = columns(result, metrics)
+    ends = {0: ("", ""), 1: (r"\textbf{", "}"), 2: (r"\underline{", "}")}
+    rows = [
+        " & ".join([_latex(name), *(_worded(cell, ends, r"$\pm$") + _latex(cell.mark) for cell in row)])
+        for name, row in in_table(result, chosen).items()
+    ]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex(table_caption(result, chosen))}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(chosen)}}}",
+        r"\toprule",
+        " & ".join(map(_latex, ["system", *chosen])) + r" \\",
+        r"\midrule",
+        *(row + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def columns(result: ComparisonResult, metrics: Sequence[str] | None = None) -> list[str]:
+    """Give the metrics to show: those asked for, or the usual ones and that by which systems are tested.
+
+    Raises:
+        ConfigError: a metric was not measured.
+    """
+    measured = result.systems[0].test
+    if metrics is None:
+        usual = [f"{name}@{length}" for name in ("recall", "ndcg") for length in result.protocol["k"]]
+        return usual if result.metric in usual else [result.metric, *usual]
+    for metric in metrics:
+        if metric not in measured:
+            raise ConfigError(
+                f"'{metric}' was not measured",
+                wanted="some of: " + ", ".join(measured),
+                fix=nearest(metric, measured),
+            )
+    return list(metrics)
+
+
+def in_table(result: ComparisonResult, metrics: Sequence[str]) -> dict[str, list[Cell]]:
+    """Give the row of cells of each system."""
+    marked = significant(result)
+    places = {}
+    for metric in metrics:
+        means = sorted({f"{system.test[metric].mean:.4f}" for system in result.systems}, key=float)
+        places[metric] = {} if len(result.systems) == 1 else {means.pop(): 1, **dict.fromkeys(means[-1:], 2)}
+    return {
+        system.name: [
+            Cell(
+                mean=(mean := f"{system.test[metric].mean:.4f}"),
+                sd="" if (sd := system.test[metric].sd) is None else f"{sd:.4f}",
+                place=places[metric].get(mean, 0),
+                mark=MARK if metric == result.metric and system.name in marked else "",
+            )
+            for metric in metrics
+        ]
+        for system in result.systems
+    }
+
+
+def significant(result: ComparisonResult) -> set[str]:
+    """Name the systems whose difference to the reference is significant."""
+    return {one.system for one in result.differences if one.p_corrected < ALPHA}
+
+
+def table_caption(result: ComparisonResult, metrics: Sequence[str]) -> str:
+    """Say in plain words what the table shows."""
+    several = any(len(system.seeds) > 1 for system in result.systems)
+    parts = [
+        f"Test figures on {result.data}, " + ("mean ± standard deviation over " if several else "")
+        + f"{name_seeds(result)}.",
+        f"{result.protocol['users']:,} users; all items ranked, {result.protocol['masked']} items masked; "
+        "epochs chosen on validation.",
+    ]  # fmt: skip
+    if len(result.systems) > 1:
+        parts.append("Best bold, second underlined.")
+    if result.differences:
+        how = "the best on validation" if result.reference_chosen else "as asked for"
+        tested = f"from the reference {result.reference} ({how})"
+        paired = f"p < {ALPHA}, paired by user, bootstrap, Holm's correction"
+        if not significant(result):
+            parts.append(f"No system differs in {result.metric} {tested} significantly ({paired}).")
+        elif result.metric in metrics:
+            parts.append(f"{MARK} differs in {result.metric} {tested} significantly ({paired}).")
+    if result.failures:
+        failed = ", ".join(f"{failure.name} with seed {failure.seed}" for failure in result.failures)
+        parts.append(f"Not in it, as the training failed: {failed}.")
+    return " ".join(parts)
+
+
+def name_seeds(result: ComparisonResult) -> str:
+    """Name the seeds, "seeds 1, 2", and how many of them each system has where a system lacks some."""
+    seeds = sorted({seed for system in result.systems for seed in system.seeds})
+    fewest = min(len(system.seeds) for system in result.systems)
+    named = ("seed " if len(seeds) == 1 else "seeds ") + ", ".join(map(str, seeds))
+    return named if fewest == len(seeds) else f"{named} (at least {fewest} of them)"
+
+
+def _worded(cell: Cell, ends: Mapping[int, tuple[str, str]], between: str) -> str:
+    before, after = ends[cell.place]
+    return f"{before}{cell.mean}{after}" + (f" {between} {cell.sd}" if cell.sd else "")
+
+
+def _markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
