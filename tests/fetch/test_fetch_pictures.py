@@ -223,7 +223,8 @@ def test_ctrl_c_leaves_whole_files_and_the_note(site, send, shop, tmp_path):
         time.sleep(0.05)
         send(handler, 200, JPG)
 
-    site.answers["/3.jpg"] = interrupt
+    for item in range(3, len(shop)):  # an interrupt may fall into a finaliser, where Python ignores it
+        site.answers[f"/{item}.jpg"] = interrupt
     urls = {"gone": site.url("/gone.jpg"), **shop}
     with pytest.raises(KeyboardInterrupt):
         fetch(urls, tmp_path, parallel=1)
