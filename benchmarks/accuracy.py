@@ -40,6 +40,15 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 # Values that the models' authors or MMRec search, cut to what a morning on two cores allows.
 GRID: Mapping[str, list[dict[str, Any]]] = {
+    "popularity": [{}],
+    "ease": [{"reg_weight": w} for w in (30.0, 100.0, 300.0, 1000.0)],
+    "item-knn": [{"n_neighbors": k} for k in (11, 21)],
+    "add-ease": [{"content_reg_weight": w, "content_share": a} for w in (5.0, 10.0) for a in (0.4, 0.6)],
+    "l3ae": [
+        {"reg_weight": x, "content_pull": e, "content_reg_weight": w}
+        for x, e, w in ((-50.0, 150.0, 5.0), (-100.0, 200.0, 10.0), (0.0, 150.0, 10.0))
+    ],
+    "ials": [{"reg_weight": w, "unobserved_weight": a} for w in (0.003, 0.01) for a in (0.03, 0.1)],
     "mf-bpr": [{"reg_weight": w} for w in (1.0, 0.1, 0.01)],
     "lightgcn": [
         {"n_layers": 2, "reg_weight": 1e-4},
