@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from triptych.errors import ConfigError
-from triptych.graph.learned import LearnedGraph, inverse_root, neighbor_graph, propagate_sum
+from triptych.graph.learned import LearnedGraph, inverse_root, mix_learned, neighbor_graph, propagate_sum
 
 N, D, K = 9, 3, 4
 KNOWN = torch.tensor([1, 0, 1, 1, 1, 1, 1, 0, 1], dtype=torch.bool)
@@ -71,6 +71,23 @@ def test_normalising_and_propagating_are_those_of_the_dense_form():
     same(propagate_sum([graph, other], x, 1), both @ x, *inputs)
     same(propagate_sum([graph, other], x, 3), both @ both @ both @ x, *inputs)
     assert torch.equal(propagate_sum([graph, other], x, 0), x)
+
+
+@pytest.mark.parametrize("fixed_share", [0.0, 0.3, 1.0])
+def test_a_mixture_is_normalised_as_a_whole_beside_fixed_graphs(fixed_share: float):
+    shares, vectors = (
+        torch.rand(2, N, dtype=torch.float64, requires_grad=True),
+        [learned(N, D), learned(N, D)],
+    )
+    graphs = [neighbor_graph(rows, K, KNOWN) for rows in vectors]
+    fixed = [neighbor_graph(torch.randn(N, D).double(), 2, ALL).pattern for _ in range(2)]
+    by_row = shares[:, :, None]
+    mixture = sum(b * dense_graph(rows, K, KNOWN) for b, rows in zip(by_row, vectors, strict=True))
+    root = mixture.sum(1).clamp(min=1e-7).sqrt()
+    given = sum(b * graph.to_dense() for b, graph in zip(by_row, fixed, strict=True))
+    plain = (1 - fixed_share) * mixture / root / root[:, None] + fixed_share * given
+    mixed = mix_learned(graphs, fixed, shares, fixed_share)
+    same(sum(spelled_out(graph) for graph in mixed), plain, shares, *vectors)
 
 
 def test_by_hand():

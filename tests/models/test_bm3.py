@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from planted import adjacency, check_mixed_precision, graph_alone, mean_of_layers, toy_split, with_features
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.bm3 import BM3, BM3Config
 from triptych.runs import train
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 from triptych.training.config import TrainConfig
 
 NOTHING = torch.empty(0, dtype=torch.int64)
@@ -33,27 +30,13 @@ class TestBM3AsTheAuthorsTrainIt(RecommenderContract):
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text; all have a sound; user 1 chose nothing."""
-    data = toy_dataset()
-    sound = ItemFeatures.dense(np.random.default_rng(1).normal(size=(data.n_items, 3)))
-    toy = Split.by_ratio(replace(data, features={**data.features, "audio": sound}), rng=0)
-    part = np.where(toy.data.interactions.user == 1, LEFT_OUT, toy.part).astype(np.int8)
-    return replace(toy, part=part)
+    return toy_split(stranger=1)
 
 
 def build(split: Split, **settings) -> BM3:
     torch.manual_seed(0)
     config = {"embedding_dim": 4, "modalities": ("image", "text"), "dropout": 0.0} | settings
     return BM3(BM3Config(**config), ModelInputs.from_split(split))
-
-
-def adjacency(split: Split) -> torch.Tensor:
-    """D^-1/2 A D^-1/2, spelled out in float64."""
-    n = split.n_users + split.n_items
-    linked = np.zeros((n, n))
-    linked[split.train.user, split.n_users + split.train.item] = 1
-    linked += linked.T
-    degree = np.maximum(linked.sum(axis=1), 1)
-    return torch.from_numpy(linked / np.sqrt(np.outer(degree, degree)))
 
 
 def away(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -64,10 +47,8 @@ def away(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def plain_losses(model: BM3, split: Split, batch: Triplets) -> tuple[dict, dict]:
     """The docstring's equations on whole tables, in float64: the terms, and the parameters they hang on."""
     p = {name: tensor.detach().double().requires_grad_() for name, tensor in model.named_parameters()}
-    layers = [p["nodes.weight"]]
-    for _ in range(model.config.n_layers):
-        layers.append(adjacency(split) @ layers[-1])
-    users, items = torch.stack(layers).mean(0).split([split.n_users, split.n_items])
+    nodes = mean_of_layers(adjacency(split), p["nodes.weight"], model.config.n_layers)
+    users, items = nodes.split([split.n_users, split.n_items])
     items = items + p["nodes.weight"][split.n_users :]
 
     def q(x):
@@ -213,18 +194,10 @@ def test_every_setting_counts(split: Split, settings: dict):
 
 
 def test_a_modality_of_graphs_alone_is_refused(split: Split):
-    ends = np.arange(split.n_items)
-    graph = ItemGraph.from_edges(ends, ends, np.ones(len(ends), dtype=np.float32), len(ends))
-    features = {**split.data.features, "image": ItemFeatures(present=ends >= 0, graph=graph)}
+    features = {**split.data.features, "image": graph_alone(split)}
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
-        build(replace(split, data=replace(split.data, features=features)))
+        build(with_features(split, features))
 
 
 def test_runs_in_mixed_precision(split: Split):
-    model = build(split)
-    exact = {name: term.item() for name, term in model.loss(BATCH).items()}
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model.loss(BATCH)
-    sum(losses.values()).backward()
-    assert {name: term.item() for name, term in losses.items()} == pytest.approx(exact, rel=0.05, abs=0.02)
-    assert all(p.grad.to_dense().isfinite().all() for p in model.parameters())
+    check_mixed_precision(build(split), BATCH, rel=0.05, abs=0.02)

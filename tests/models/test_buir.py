@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from planted import adjacency, mean_of_layers
 from torch.nn import functional as F
 
 from triptych.data.split import Split
@@ -38,17 +39,8 @@ def build(split: Split, **settings) -> BUIR:
 
 def dense_mean(split: Split, table: torch.Tensor, n_layers: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean of layers 0 ... L over D^-1/2 A D^-1/2, in float64."""
-    n = split.n_users + split.n_items
-    adjacency = np.zeros((n, n))
-    adjacency[split.train.user, split.n_users + split.train.item] = 1
-    adjacency += adjacency.T
-    degree = np.maximum(adjacency.sum(axis=1), 1)
-    adjacency = torch.from_numpy(adjacency / np.sqrt(np.outer(degree, degree)))
-    layers = [table.double()]
-    for _ in range(n_layers):
-        layers.append(adjacency @ layers[-1])
-    users, items = torch.stack(layers).mean(0).split([split.n_users, split.n_items])
-    return users, items
+    nodes = mean_of_layers(adjacency(split), table.double(), n_layers)
+    return nodes.split([split.n_users, split.n_items])
 
 
 @pytest.mark.parametrize("n_layers", [0, 1, 3])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from planted import (
+    adjacency,
+    check_mixed_precision,
+    graph_alone,
+    interactions,
+    links,
+    toy_split,
+    with_features,
+)
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.graph.neighbors import knn_edges
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.camgr import CAmgr, CAmgrConfig, choose_query
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 
 BATCH = Triplets(torch.tensor([0, 3, 3, 11, 5]), torch.tensor([1, 2, 0, 9, 3]), torch.tensor([4, 4, 3, 2, 8]))
 
@@ -35,16 +40,7 @@ class TestCAmgrWithoutItsParts(RecommenderContract):
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text, item 3 both; all have a sound, and user 0 chose nothing."""
-    data = toy_dataset()
-    features = {}
-    for name, part in data.features.items():
-        present = part.present.copy()
-        present[3] = False
-        features[name] = ItemFeatures.dense(part.values, present)
-    features["audio"] = ItemFeatures.dense(np.random.default_rng(1).normal(size=(data.n_items, 3)))
-    toy = Split.by_ratio(replace(data, features=features), rng=0)
-    part = np.where(toy.data.interactions.user == 0, LEFT_OUT, toy.part).astype(np.int8)
-    return replace(toy, part=part)
+    return toy_split(bare=3)
 
 
 def build(split: Split, **settings) -> CAmgr:
@@ -55,12 +51,6 @@ def build(split: Split, **settings) -> CAmgr:
 
 def linear(part: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
     return x @ part.weight.T if part.bias is None else x @ part.weight.T + part.bias
-
-
-def interactions(split: Split) -> torch.Tensor:
-    chosen = torch.zeros(split.n_users, split.n_items, dtype=torch.float64)
-    chosen[split.train.user, split.train.item] = 1
-    return chosen
 
 
 def mean_rows(matrix: torch.Tensor) -> torch.Tensor:
@@ -89,14 +79,10 @@ def item_graph(split: Split, modality: str, model: CAmgr) -> torch.Tensor:
 
 
 def dense_ids(model: CAmgr, split: Split) -> torch.Tensor:
-    n_users, x = split.n_users, model.nodes.weight
-    linked = torch.zeros(len(x), len(x), dtype=torch.float64)
-    linked[:n_users, n_users:] = interactions(split)
-    linked = linked + linked.T
-    layers = [x]
+    linked, layers = links(split), [model.nodes.weight]
     for n in range(model.config.n_layers):
         if model.config.id_encoder == "lightgcn":
-            layers.append(sym(linked) @ layers[-1])
+            layers.append(adjacency(split) @ layers[-1])
             continue
         layer = model.layers[n]
         x = linear(layer.project, layers[-1])
@@ -372,19 +358,11 @@ def test_first_weights_are_xavier_uniform(split: Split):
 
 
 def test_a_modality_given_as_a_graph_only_is_refused(split: Split):
-    ends = np.arange(split.n_items)
-    graph = ItemGraph.from_edges(ends, ends, np.ones(len(ends), dtype=np.float32), len(ends))
-    features = {**split.data.features, "image": ItemFeatures(present=ends >= 0, graph=graph)}
+    features = {**split.data.features, "image": graph_alone(split)}
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
-        build(replace(split, data=replace(split.data, features=features)))
+        build(with_features(split, features))
 
 
 @pytest.mark.parametrize("settings", [{}, {"attention": "nodes"}, {"purifier": False, "contrast": "literal"}])
 def test_runs_in_mixed_precision(split: Split, settings: dict):
-    model = build(split, **settings).float()
-    exact = model.loss(BATCH)["bpr"].item()
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model.loss(BATCH)
-    sum(losses.values()).backward()
-    assert losses["bpr"].item() == pytest.approx(exact, rel=0.02)
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+    check_mixed_precision(build(split, **settings), BATCH, ["bpr"], rel=0.02)

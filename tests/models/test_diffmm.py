@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from planted import graph_alone, interactions, toy_split, with_features
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
+from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.graph.sparse import SparseGraph
 from triptych.graph.store import GraphStore
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.diffmm import DiffMM, DiffMMConfig
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 
 DIM = 4
 SMALL = {"embedding_dim": DIM, "denoiser_width": 6, "user_batch_size": 5}
@@ -39,24 +38,10 @@ class TestDiffMMAsForTikTok(RecommenderContract):
     )
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text, item 2 both; all have a sound. User 0 chose nothing."""
-    toy = toy_dataset()
-    rng = np.random.default_rng(1)
-    features = {"audio": ItemFeatures.dense(rng.normal(size=(toy.n_items, 3)))}
-    for name, given in toy.features.items():
-        features[name] = ItemFeatures.dense(given.values, given.present & (np.arange(toy.n_items) != 2))
-    whole = Split.by_ratio(replace(toy, features=features), rng=0)
-    part = np.where(toy.interactions.user == 0, LEFT_OUT, whole.part).astype(np.int8)
-    return replace(whole, part=part)
+    return toy_split(bare=2)
 
 
 @pytest.fixture
@@ -83,12 +68,6 @@ def generate(model: DiffMM) -> DiffMM:
 
 def generated(model: DiffMM, modality: str) -> SparseGraph:
     return model.get_submodule(f"generated_{modality}")
-
-
-def chosen(split: Split) -> torch.Tensor:
-    rows = torch.zeros(split.n_users, split.n_items, dtype=torch.float64)
-    rows[split.train.user, split.train.item] = 1
-    return rows
 
 
 def looped(rows: torch.Tensor) -> torch.Tensor:
@@ -125,7 +104,7 @@ def plain_nodes(model: DiffMM, split: Split) -> list[torch.Tensor]:
     """The docstring's Z and V_m, modality by modality with (N, N) matrices."""
     config, n_users = model.config, split.n_users
     graph = model.adj.to_dense()
-    assert torch.allclose(graph, looped(chosen(split)), atol=1e-7)  # stored in float32
+    assert torch.allclose(graph, looped(interactions(split)), atol=1e-7)  # stored in float32
     layers = sum(torch.linalg.matrix_power(graph, n) for n in range(config.n_layers + 1))
     ids = model.nodes.weight
     users, items = ids[:n_users], ids[n_users:]
@@ -201,7 +180,7 @@ def test_diffusion_equals_its_equations_in_loss_and_gradient(split: Split, setti
     assert torch.cat(blocks).unique().tolist() == list(range(split.n_users))
     items = model.nodes.ego.items
     for users, (losses, grads) in zip(blocks, found, strict=True):
-        rows, expected = chosen(split)[users], {}
+        rows, expected = interactions(split)[users], {}
         for m, (modality, content) in enumerate(
             zip(model.modalities, plain_contents(model, split), strict=True)
         ):
@@ -332,12 +311,9 @@ def test_one_modality_has_no_other_to_meet(split: Split, batch: Triplets):
 
 
 def test_a_modality_of_graphs_alone_is_refused(split: Split):
-    n = split.n_items
-    each = np.arange(n)
-    graph = ItemGraph.from_edges(each, (each + 1) % n, np.ones(n, dtype=np.float32), n)
-    given = ItemFeatures(present=np.ones(n, dtype=bool), graph=graph)
+    features = {**split.data.features, "image": graph_alone(split)}
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
-        build(replace(split, data=replace(split.data, features={**split.data.features, "image": given})))
+        build(with_features(split, features))
 
 
 @pytest.mark.parametrize(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from planted import adjacency, graph_alone, interactions, toy_split, with_features
 from torch.nn.functional import leaky_relu
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
+from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.dualgnn import DualGNN, DualGNNConfig
 from triptych.models.registry import create_model
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 
 
 class TestDualGNN(RecommenderContract):
@@ -34,15 +32,14 @@ BATCH = Triplets(torch.tensor([0, 3, 3, 11]), torch.tensor([1, 2, 5, 9]), torch.
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text, and user 5 has no training pairs."""
-    split = Split.by_ratio(toy_dataset(), rng=0)
-    return replace(split, part=np.where(split.data.interactions.user == 5, LEFT_OUT, split.part))
+    return toy_split(stranger=5, sound=False)
 
 
 def with_modalities(split: Split, n: int) -> Split:
     """The same split with the first n of image, text and sound."""
     sound = ItemFeatures.dense(np.random.default_rng(0).normal(size=(split.n_items, 7)))
     features = dict([*split.data.features.items(), ("sound", sound)][:n])
-    return replace(split, data=replace(split.data, features=features))
+    return with_features(split, features)
 
 
 def build(config: DualGNNConfig, split: Split) -> DualGNN:
@@ -54,24 +51,15 @@ def changed(**fields) -> DualGNNConfig:
     return CONFIG.model_copy(update=fields)
 
 
-def chosen(split: Split) -> np.ndarray:
-    matrix = np.zeros((split.n_users, split.n_items))
-    matrix[split.train.user, split.train.item] = 1
-    return matrix
-
-
 def smoothing(split: Split) -> torch.Tensor:
     """1 + A + A^2 with A = D^-1/2 A D^-1/2, in float64."""
-    r = chosen(split)
-    adjacency = np.block([[np.zeros((len(r), len(r))), r], [r.T, np.zeros((r.shape[1], r.shape[1]))]])
-    degree = np.maximum(adjacency.sum(axis=1), 1)
-    adjacency /= np.sqrt(degree[:, None] * degree)
-    return torch.from_numpy(np.eye(len(adjacency)) + adjacency + adjacency @ adjacency)
+    linked = adjacency(split)
+    return torch.eye(len(linked)) + linked + linked @ linked
 
 
 def softmax_of_counts(split: Split, k: int) -> torch.Tensor:
     """The user graph where every user with training pairs has at least k others: no slot is left over."""
-    common = chosen(split) @ chosen(split).T
+    common = (interactions(split) @ interactions(split).T).numpy()
     np.fill_diagonal(common, 0)
     graph = np.zeros_like(common)
     for user, counts in enumerate(common):
@@ -167,7 +155,7 @@ def test_epochs_draw_anew_who_fills_slots_that_are_left_over(split: Split):
         assert torch.equal(model.embeddings().users, first)  # scoring uses the graph of the epoch
         model.train()
     assert not torch.equal(*drawn)
-    common = torch.from_numpy(chosen(split) @ chosen(split).T).fill_diagonal_(0) > 0
+    common = (interactions(split) @ interactions(split).T).fill_diagonal_(0) > 0
     assert all(torch.equal(graph > 0, common) for graph in drawn)
 
 
@@ -216,8 +204,5 @@ def test_what_is_known_by_modality(split: Split):
 
 
 def test_item_graphs_alone_are_refused(split: Split):
-    n = split.n_items
-    graph = ItemGraph.from_edges(np.arange(n), np.arange(n), np.ones(n, dtype=np.float32), n)
-    features = {"image": ItemFeatures(present=np.ones(n, dtype=bool), graph=graph)}
     with pytest.raises(ConfigError, match="is given as an item graph only"):
-        build(CONFIG, replace(split, data=replace(split.data, features=features)))
+        build(CONFIG, with_features(split, {"image": graph_alone(split)}))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from planted import check_mixed_precision, graph_alone, interactions, links, toy_split, unit, with_features
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
+from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.graph.store import GraphStore
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.grcn import GRCN, GRCNConfig
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 
 DIM = 4
 
@@ -28,19 +26,10 @@ class TestGRCNRoutedAndUnpruned(RecommenderContract):
     config = GRCNConfig(embedding_dim=8, routing="paper", n_routings=2, pruning=False)
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 @pytest.fixture
 def split() -> Split:
     """Items 0 and 1 lack a modality each, and user 0 chose nothing."""
-    toy = Split.by_ratio(toy_dataset(), rng=0)
-    part = np.where(toy.data.interactions.user == 0, LEFT_OUT, toy.part).astype(np.int8)
-    return replace(toy, part=part)
+    return toy_split(sound=False)
 
 
 @pytest.fixture
@@ -58,11 +47,6 @@ def build(split: Split, **settings) -> GRCN:
     return model
 
 
-def unit(rows: torch.Tensor) -> torch.Tensor:
-    length = rows.pow(2).sum(1, keepdim=True).sqrt()
-    return torch.where(length > 0, rows / length.where(length > 0, 1), 0)
-
-
 def shares(scores: torch.Tensor, linked: torch.Tensor) -> torch.Tensor:
     """Softmax over the linked columns of each row, spelled out."""
     power = torch.where(linked, scores.exp(), 0)
@@ -71,11 +55,7 @@ def shares(scores: torch.Tensor, linked: torch.Tensor) -> torch.Tensor:
 
 def dense_embeddings(model: GRCN, split: Split) -> torch.Tensor:
     """The docstring's equations with (N, N) matrices."""
-    n_users, n_items = split.n_users, split.n_items
-    chosen = torch.zeros(n_users, n_items, dtype=torch.bool)
-    chosen[split.train.user, split.train.item] = True
-    linked = torch.zeros(n_users + n_items, n_users + n_items, dtype=torch.bool)
-    linked[:n_users, n_users:], linked[n_users:, :n_users] = chosen, chosen.T
+    chosen, linked = interactions(split) > 0, links(split) > 0
     contents, refined = [], []
     for m, modality in enumerate(model.modalities):
         features = split.data.features[modality]
@@ -181,7 +161,7 @@ def test_width_is_ids_and_every_modality(split: Split):
     assert nodes(build(split, embedding_dim=2)).shape[1] == 6
     assert nodes(build(split, modalities=("text",))).shape[1] == 2 * DIM
     sound = ItemFeatures.dense(np.random.default_rng(0).normal(size=(split.n_items, 3)))
-    three = replace(split, data=replace(split.data, features={**split.data.features, "audio": sound}))
+    three = with_features(split, {**split.data.features, "audio": sound})
     model = build(three)
     assert model.modalities == ("image", "text", "audio")
     assert torch.allclose(nodes(model), dense_embeddings(model, three))
@@ -211,13 +191,10 @@ def test_user_without_training_items_keeps_ids_and_preferences(split: Split):
 
 
 def test_modality_given_as_a_graph_only(split: Split):
-    n = split.n_items
-    each = np.arange(n)
-    graph = ItemGraph.from_edges(each, (each + 1) % n, np.ones(n, dtype=np.float32), n)
-    given = ItemFeatures(present=np.ones(n, dtype=bool), graph=graph)
+    given = graph_alone(split)
     with pytest.raises(ConfigError, match="is given as an item graph only"):
-        build(replace(split, data=replace(split.data, features={"image": given})))
-    mixed = replace(split, data=replace(split.data, features={**split.data.features, "image": given}))
+        build(with_features(split, {"image": given}))
+    mixed = with_features(split, {**split.data.features, "image": given})
     with pytest.raises(ConfigError, match="leave it out of 'modalities'"):
         build(mixed)
     assert build(mixed, modalities=("text",)).modalities == ("text",)
@@ -225,13 +202,7 @@ def test_modality_given_as_a_graph_only(split: Split):
 
 def test_both_routings_run_in_mixed_precision(split: Split, batch: Triplets):
     for routing in ("off", "paper"):
-        model = build(split, routing=routing).float()
-        exact = model.loss(batch)["bpr"].item()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model.loss(batch)["bpr"]
-        loss.backward()
-        assert loss.item() == pytest.approx(exact, rel=0.01)
-        assert all(p.grad.isfinite().all() for p in model.parameters())
+        check_mixed_precision(build(split, routing=routing), batch, ["bpr"], rel=0.01)
 
 
 def test_state_holds_all_that_embeddings_need(split: Split):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from planted import (
+    adjacency,
+    by_row_sums,
+    check_mixed_precision,
+    graph_alone,
+    mean_of_layers,
+    nearest,
+    toy_split,
+    unit,
+    with_features,
+)
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
+from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.graph.sparse import SparseGraph
@@ -18,12 +27,12 @@ from triptych.graph.store import GraphStore
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.lattice import LATTICE, LATTICEConfig
 from triptych.runs import train
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 from triptych.training.config import TrainConfig
 
 DIM, K = 4, 3
 BATCH = Triplets(torch.tensor([0, 3, 3, 11]), torch.tensor([1, 2, 5, 9]), torch.tensor([4, 4, 0, 2]))
-LEARNED_FROM = ("features.of_", "project.", "modality_logits")
+LEARNED_FROM = ("content.", "modality_logits")
 """Parameters that the item graph alone depends on."""
 
 
@@ -37,25 +46,10 @@ class TestLATTICEAsInThePaper(RecommenderContract):
     )
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text, item 2 both; all have a sound. User 0 chose nothing."""
-    data = toy_dataset()
-    kinds = {}
-    for name, features in data.features.items():
-        present = features.present & (np.arange(data.n_items) != 2)
-        kinds[name] = ItemFeatures.dense(features.values, present)
-    kinds["audio"] = ItemFeatures.dense(np.random.default_rng(1).normal(size=(data.n_items, 3)))
-    whole = Split.by_ratio(replace(data, features=kinds), rng=0)
-    part = np.where(data.interactions.user == 0, LEFT_OUT, whole.part).astype(np.int8)
-    return replace(whole, part=part)
+    return toy_split(bare=2)
 
 
 def build(split: Split, **settings) -> LATTICE:
@@ -68,63 +62,31 @@ def build(split: Split, **settings) -> LATTICE:
     return model
 
 
-def similar(rows: torch.Tensor, k: int, known: torch.Tensor) -> torch.Tensor:
-    """K(X) of the known rows."""
-    unit = rows / rows.pow(2).sum(1, keepdim=True).sqrt().clamp_min(1e-300)
-    cosines = (unit @ unit.T).where(known & known[:, None], -2.0)
-    values, places = cosines.topk(k, dim=1)
-    return torch.zeros_like(cosines).scatter(1, places, values) * known[:, None]
-
-
-def normalised(matrix: torch.Tensor) -> torch.Tensor:
-    sums = matrix.sum(1)
-    root = torch.where(sums > 0, sums.where(sums > 0, 1).pow(-0.5), 0)
-    return root[:, None] * matrix * root
-
-
-def backbone(split: Split, normalisation: str) -> torch.Tensor:
-    n_users, n = split.n_users, split.n_users + split.n_items
-    linked = torch.zeros(n, n, dtype=torch.float64)
-    linked[split.train.user, n_users + split.train.item] = 1
-    linked = linked + linked.T
-    if normalisation == "rw_loop":
-        linked = linked + torch.eye(n)
-        return linked / linked.sum(1, keepdim=True)
-    root = linked.sum(1).clamp_min(1).sqrt()
-    return linked / root / root[:, None]
-
-
 def dense_item_graph(model: LATTICE, split: Split) -> torch.Tensor:
     """A of the docstring as an (I, I) matrix."""
-    weights = model.modality_logits.exp()
+    weights, k = model.modality_logits.exp(), model.config.n_neighbors
     learned, fixed, total = 0.0, 0.0, 0.0
-    for place, modality in enumerate(model.features.dims):
+    for place, modality in enumerate(model.content.features.dims):
         features = split.data.features[modality]
         known = torch.from_numpy(features.present)
-        rows, linear = model.features.rows(modality), model.project.maps["of_" + modality]
+        rows, linear = model.content.features.rows(modality), model.content.project.maps["of_" + modality]
         share = (weights[place] * known)[:, None]
-        learned = learned + share * similar(
-            rows @ linear.weight.T + linear.bias, model.config.n_neighbors, known
-        )
+        learned = learned + share * nearest(rows @ linear.weight.T + linear.bias, k, known)
         raw = torch.from_numpy(features.values).double()
-        fixed = fixed + share * normalised(similar(raw, model.config.n_neighbors, known))
+        fixed = fixed + share * by_row_sums(nearest(raw, k, known))
         total = total + share
     total = torch.where(total > 0, total, 1.0)
     lam = model.config.fixed_share
-    return (1 - lam) * normalised((learned / total).clamp(min=0)) + lam * fixed / total
+    return (1 - lam) * by_row_sums((learned / total).clamp(min=0)) + lam * fixed / total
 
 
 def dense_embeddings(model: LATTICE, split: Split, item_graph: torch.Tensor) -> torch.Tensor:
-    adjacency = backbone(split, model.config.normalisation)
-    layers = [model.nodes.weight]
-    for _ in range(model.config.n_layers):
-        layers.append(adjacency @ layers[-1])
+    linked = adjacency(split, model.config.normalisation)
+    behaviour = mean_of_layers(linked, model.nodes.weight, model.config.n_layers)
     h = model.nodes.weight[split.n_users :]
     for _ in range(model.config.n_item_layers):
         h = item_graph @ h
-    length = h.pow(2).sum(1, keepdim=True)
-    unit = torch.where(length > 0, h / length.where(length > 0, 1).sqrt(), 0)
-    return torch.stack(layers).mean(0) + torch.cat([torch.zeros(split.n_users, DIM), unit])
+    return behaviour + torch.cat([torch.zeros(split.n_users, DIM), unit(h)])
 
 
 def dense_losses(model: LATTICE, split: Split, item_graph: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -166,7 +128,7 @@ def test_equals_the_dense_equations_in_value_loss_and_gradient(split: Split, set
         )
         for parameter, a, b in zip(names, fast, slow, strict=True):
             assert torch.allclose(a, b, atol=1e-6), parameter
-            usual = parameter != "modality_logits" or len(model.features.dims) > 1
+            usual = parameter != "modality_logits" or len(model.content.features.dims) > 1
             assert (a.abs().max() > 1e-6) == usual, parameter
 
 
@@ -224,13 +186,13 @@ def test_features_learn_if_asked_to(split: Split):
     names = {name for name, _ in learning.named_parameters()} - {
         name for name, _ in frozen.named_parameters()
     }
-    assert names == {"features.of_image", "features.of_text"}
-    assert not any(name.startswith("features") for name in frozen.state_dict())
+    assert names == {"content.features.of_image", "content.features.of_text"}
+    assert not any("features" in name for name in frozen.state_dict())
     learning.loss(BATCH)["bpr"].backward()
-    assert learning.features.rows("image").grad[0].abs().max() == 0  # lacks an image
+    assert learning.content.features.rows("image").grad[0].abs().max() == 0  # lacks an image
     before = split.data.features["image"].values.copy()
     with torch.no_grad():
-        learning.features.rows("image").add_(1.0)
+        learning.content.features.rows("image").add_(1.0)
     assert np.array_equal(split.data.features["image"].values, before)
 
 
@@ -245,7 +207,9 @@ def test_zero_missing_gradients_keep_the_momentum(split: Split, zero_missing_gra
         )  # fmt: skip
         settings = LATTICEConfig(embedding_dim=DIM, n_neighbors=K)
         run = train(settings, split, seed=0, config=config, device="cpu", k=(1,))
-        moved = run.weights["features.of_audio"] - torch.from_numpy(split.data.features["audio"].values)
+        moved = run.weights["content.features.of_audio"] - torch.from_numpy(
+            split.data.features["audio"].values
+        )
         weights.append(moved.abs().max().item())
     once, often = weights
     assert once == pytest.approx(1e-3, rel=1e-2)
@@ -263,9 +227,9 @@ def test_by_hand_three_items():
     model = LATTICE(config, inputs)
     with torch.no_grad():
         # Learned: item 0 and 2 change places, so it is items 2 and 1 that are 0.6 alike.
-        model.features.rows("sound").copy_(torch.tensor(rows[::-1].copy()))
-        model.project.maps["of_sound"].weight.copy_(torch.eye(2))
-        model.project.maps["of_sound"].bias.zero_()
+        model.content.features.rows("sound").copy_(torch.tensor(rows[::-1].copy()))
+        model.content.project.maps["of_sound"].weight.copy_(torch.eye(2))
+        model.content.project.maps["of_sound"].bias.zero_()
         model.nodes.weight.copy_(torch.tensor([[9.0, 9.0], [1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
     # Fixed: rows 0 and 1 are (1, 0.6)/1.6, row 2 is itself alone, with a cosine of 0 to item 1.
     fixed = np.array([[1, 0.6, 0], [0.6, 1, 0], [0, 0, 1.6]]) / 1.6
@@ -312,7 +276,7 @@ def test_features_of_zeros_count_as_lacking(split: Split):
         values = split.data.features["text"].values.copy()
         values[4] = 0
         features = {**split.data.features, "text": ItemFeatures.dense(values, present)}
-        return replace(split, data=replace(split.data, features=features))
+        return with_features(split, features)
 
     present = split.data.features["text"].present
     absent = present & (np.arange(split.n_items) != 4)
@@ -320,26 +284,14 @@ def test_features_of_zeros_count_as_lacking(split: Split):
 
 
 def test_a_modality_of_graphs_alone_is_refused_and_a_given_graph_is_taken(split: Split):
-    n = split.n_items
-    each = np.arange(n)
-    graph = ItemGraph.from_edges(each, (each + 1) % n, np.ones(n, dtype=np.float32), n)
-    given = ItemFeatures(present=each >= 0, graph=graph)
+    given = graph_alone(split)
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
-        build(replace(split, data=replace(split.data, features={"image": given})), modalities=("image",))
-    both = replace(split.data.features["audio"], graph=graph)
-    model = build(
-        replace(split, data=replace(split.data, features={"audio": both})), modalities=None, fixed_share=1.0
-    )
-    ring = torch.eye(n, dtype=torch.float64).roll(1, dims=1)
+        build(with_features(split, {"image": given}), modalities=("image",))
+    both = replace(split.data.features["audio"], graph=given.graph)
+    model = build(with_features(split, {"audio": both}), modalities=None, fixed_share=1.0)
+    ring = torch.eye(split.n_items, dtype=torch.float64).roll(1, dims=1)
     assert torch.allclose(nodes(model), dense_embeddings(model, split, ring))
 
 
 def test_mixed_precision(split: Split):
-    model = build(split).float()
-    exact = model.loss(BATCH)["bpr"].item()
-    list(model.epoch_steps(1))
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = model.loss(BATCH)["bpr"]
-    loss.backward()
-    assert loss.item() == pytest.approx(exact, rel=0.01)
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+    check_mixed_precision(build(split), BATCH, ["bpr"], rel=0.01)

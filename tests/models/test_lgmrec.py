@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from planted import (
+    adjacency,
+    check_losses,
+    check_mixed_precision,
+    graph_alone,
+    interactions,
+    mean_of_layers,
+    toy_split,
+    with_features,
+)
 from torch.nn import functional as F
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
+from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.lgmrec import LGMRec, LGMRecConfig
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 
 BATCH = Triplets(torch.tensor([0, 3, 3, 11]), torch.tensor([1, 2, 5, 9]), torch.tensor([4, 4, 0, 2]))
 close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)  # a graph's values are float32
@@ -34,21 +42,10 @@ class TestLGMRecWithNoiseAndOneModality(RecommenderContract):
             super().test_any_modality_by_any_name(toy)
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 @pytest.fixture
 def split() -> Split:
     """Items 0 and 1 lack a modality each, user 0 chose nothing, and all items have a sound."""
-    data = toy_dataset()
-    sound = ItemFeatures.dense(np.random.default_rng(1).normal(size=(data.n_items, 3)))
-    toy = Split.by_ratio(replace(data, features={**data.features, "audio": sound}), rng=0)
-    part = np.where(toy.data.interactions.user == 0, LEFT_OUT, toy.part).astype(np.int8)
-    return replace(toy, part=part)
+    return toy_split()
 
 
 def build(split: Split, **settings) -> LGMRec:
@@ -67,17 +64,8 @@ def noise_of(model: LGMRec, split: Split, seed: int) -> torch.Tensor:
 
 def dense(model: LGMRec, split: Split, noise: torch.Tensor) -> tuple[torch.Tensor, list, torch.Tensor]:
     """The docstring's equations with matrices of all nodes: Z (N, D), Y_m (N, D), who has m (M, N)."""
-    config, n_users, n = model.config, split.n_users, split.n_users + split.n_items
-    choices = torch.zeros(n_users, split.n_items).double()
-    choices[split.train.user, split.train.item] = 1
-    adjacency = torch.zeros(n, n).double()
-    adjacency[:n_users, n_users:], adjacency[n_users:, :n_users] = choices, choices.T
-    root = adjacency.sum(1).clamp(min=1).sqrt()
-    adjacency = adjacency / root[:, None] / root
-    layers = [model.nodes.weight]
-    for _ in range(config.n_layers):
-        layers.append(adjacency @ layers[-1])
-    ids = torch.stack(layers).mean(0)
+    config, n_users, choices, linked = model.config, split.n_users, interactions(split), adjacency(split)
+    ids = mean_of_layers(linked, model.nodes.weight, config.n_layers)
     local, views, known = ids, [], []
     for m, modality in enumerate(model.content.features.dims):
         features = split.data.features[modality]
@@ -86,7 +74,7 @@ def dense(model: LGMRec, split: Split, noise: torch.Tensor) -> tuple[torch.Tenso
         counts = choices @ present.double()
         nodes = torch.cat([choices @ items / counts.clamp(min=1)[:, None], items])
         for _ in range(config.n_modality_layers):
-            nodes = adjacency @ nodes
+            nodes = linked @ nodes
         local = local + F.normalize(nodes)
         logits = rows @ model.hyperedges[m].T
         logits = (torch.cat([choices @ logits, logits]) + noise[:, m]) / config.temperature
@@ -141,16 +129,7 @@ def test_equals_the_dense_equations_in_value_each_loss_and_gradient(split: Split
     torch.manual_seed(5)
     close(torch.cat(model.embeddings()), dense(model, split, noise)[0])
     torch.manual_seed(5)
-    losses = model.loss(BATCH)
-    assert list(losses) == list(expected)
-    for name, term in losses.items():
-        assert term.item() == pytest.approx(expected[name].item(), rel=1e-6), name
-    parameters = list(model.parameters())
-    fast = torch.autograd.grad(sum(losses.values()), parameters)
-    slow = torch.autograd.grad(sum(expected.values()), parameters)
-    for ours, theirs in zip(fast, slow, strict=True):
-        assert theirs.abs().max() > 1e-8
-        close(ours, theirs)
+    check_losses(model, model.loss(BATCH), expected)
 
 
 def test_scores_are_free_of_noise_and_dropout(split: Split):
@@ -232,10 +211,7 @@ def test_first_weights_are_xavier_uniform(split: Split):
 
 
 def test_a_modality_given_as_a_graph_only_is_refused(split: Split):
-    each = np.arange(split.n_items)
-    graph = ItemGraph.from_edges(each, each, np.ones(len(each), dtype=np.float32), len(each))
-    given = {**split.data.features, "image": ItemFeatures(present=each >= 0, graph=graph)}
-    graphic = replace(split, data=replace(split.data, features=given))
+    graphic = with_features(split, {**split.data.features, "image": graph_alone(split)})
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
         build(graphic)
     assert len(build(graphic, modalities=("text",)).hyperedges) == 1
@@ -246,7 +222,7 @@ def test_an_item_or_user_that_lacks_all_stays_finite(split: Split):
         name: ItemFeatures.dense(f.values, np.zeros(split.n_items, dtype=bool))
         for name, f in split.data.features.items()
     }
-    model = build(replace(split, data=replace(split.data, features=nothing)))
+    model = build(with_features(split, nothing))
     losses = model.loss(BATCH)
     assert losses["contrast"].item() == 0.0
     sum(losses.values()).backward()
@@ -255,12 +231,4 @@ def test_an_item_or_user_that_lacks_all_stays_finite(split: Split):
 
 
 def test_runs_in_mixed_precision(split: Split):
-    model = build(split).float()
-    torch.manual_seed(1)
-    exact = model.loss(BATCH)["bpr"].item()
-    torch.manual_seed(1)
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model.loss(BATCH)
-    sum(losses.values()).backward()
-    assert losses["bpr"].item() == pytest.approx(exact, rel=0.03)
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+    check_mixed_precision(build(split), BATCH, ["bpr"], rel=0.03)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from planted import (
+    adjacency,
+    check_mixed_precision,
+    graph_alone,
+    interactions,
+    mean_of_layers,
+    toy_split,
+    with_features,
+)
 from torch.nn import functional as F
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
+from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.graph.neighbors import knn_edges
 from triptych.graph.store import GraphStore
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.mgcn import MGCN, MGCNConfig
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 
 BATCH = Triplets(torch.tensor([0, 3, 3, 11, 5]), torch.tensor([1, 2, 0, 9, 3]), torch.tensor([4, 4, 3, 2, 8]))
 
@@ -33,16 +39,7 @@ class TestMGCNAsPrintedWithFrozenFeatures(RecommenderContract):
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text, item 3 both; all have a sound, and user 0 chose nothing."""
-    data = toy_dataset()
-    features = {}
-    for name, part in data.features.items():
-        present = part.present.copy()
-        present[3] = False
-        features[name] = ItemFeatures.dense(part.values, present)
-    features["audio"] = ItemFeatures.dense(np.random.default_rng(1).normal(size=(data.n_items, 3)))
-    toy = Split.by_ratio(replace(data, features=features), rng=0)
-    part = np.where(toy.data.interactions.user == 0, LEFT_OUT, toy.part).astype(np.int8)
-    return replace(toy, part=part)
+    return toy_split(bare=3)
 
 
 def build(split: Split, **settings) -> MGCN:
@@ -53,18 +50,6 @@ def build(split: Split, **settings) -> MGCN:
 
 def linear(part: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
     return x @ part.weight.T if part.bias is None else x @ part.weight.T + part.bias
-
-
-def interactions(split: Split) -> torch.Tensor:
-    chosen = torch.zeros(split.n_users, split.n_items, dtype=torch.float64)
-    chosen[split.train.user, split.train.item] = 1
-    return chosen
-
-
-def normalised(chosen: torch.Tensor) -> torch.Tensor:
-    """D^-1/2 R D^-1/2, the degrees those of the whole graph of users and items."""
-    users, items = chosen.sum(1).clamp(min=1), chosen.sum(0).clamp(min=1)
-    return chosen / torch.outer(users, items).sqrt()
 
 
 def item_graph(split: Split, modality: str, k: int) -> torch.Tensor:
@@ -81,12 +66,9 @@ def dense_nodes(model: MGCN, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     """Behaviour C and side vectors S of all nodes: (N, D) each."""
     config, tables = model.config, model.nodes.weight
     modalities = config.modalities or tuple(split.data.features)
-    r = normalised(interactions(split))
-    n_users = split.n_users
-    a = torch.zeros(len(tables), len(tables), dtype=torch.float64)
-    a[:n_users, n_users:], a[n_users:, :n_users] = r, r.T
-    behaviour = sum(torch.matrix_power(a, n) @ tables for n in range(config.n_layers + 1))
-    behaviour = behaviour / (config.n_layers + 1)
+    linked, n_users = adjacency(split), split.n_users
+    r = linked[:n_users, n_users:]
+    behaviour = mean_of_layers(linked, tables, config.n_layers)
     views, known = [], []
     for place, modality in enumerate(modalities):
         rows = model.purify.features.rows(modality)
@@ -267,15 +249,11 @@ def test_what_is_known_by_modality_is_purified_ids(split: Split):
 
 
 def test_a_modality_given_as_a_graph_only_is_refused_and_a_graph_beside_rows_is_used(split: Split):
-    ends = np.arange(split.n_items)
-    graph = ItemGraph.from_edges(
-        ends, (ends + 1) % len(ends), np.ones(len(ends), dtype=np.float32), len(ends)
-    )
-    image = split.data.features["image"]
+    image, graph = split.data.features["image"], graph_alone(split).graph
 
     def given(values):
         features = {**split.data.features, "image": ItemFeatures(image.present, values=values, graph=graph)}
-        return replace(split, data=replace(split.data, features=features))
+        return with_features(split, features)
 
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
         build(given(None))
@@ -288,13 +266,7 @@ def test_a_modality_given_as_a_graph_only_is_refused_and_a_graph_beside_rows_is_
 
 
 def test_runs_in_mixed_precision(split: Split):
-    model = build(split).float()
-    exact = model.loss(BATCH)["bpr"].item()
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model.loss(BATCH)
-    sum(losses.values()).backward()
-    assert losses["bpr"].item() == pytest.approx(exact, rel=0.01)
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+    check_mixed_precision(build(split), BATCH, ["bpr"], rel=0.01)
 
 
 def test_the_batch_is_fused_alone(split: Split):

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from planted import (
+    adjacency,
+    check_losses,
+    check_mixed_precision,
+    graph_alone,
+    interactions,
+    toy_split,
+    with_features,
+)
 from torch.nn import functional as F
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
+from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.lgmrec import LGMRec, LGMRecConfig
 from triptych.models.mgnm import MGNM, MGNMConfig
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 
 BATCH = Triplets(torch.tensor([0, 3, 3, 11]), torch.tensor([1, 2, 5, 9]), torch.tensor([4, 4, 0, 2]))
 close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)  # a graph's values are float32
@@ -36,21 +43,10 @@ class TestMGNMOfOneModality(RecommenderContract):
             super().test_any_modality_by_any_name(toy)
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 @pytest.fixture
 def split() -> Split:
     """Items 0 and 1 lack a modality each, user 0 chose nothing, and all items have a sound."""
-    data = toy_dataset()
-    sound = ItemFeatures.dense(np.random.default_rng(1).normal(size=(data.n_items, 3)))
-    toy = Split.by_ratio(replace(data, features={**data.features, "audio": sound}), rng=0)
-    part = np.where(toy.data.interactions.user == 0, LEFT_OUT, toy.part).astype(np.int8)
-    return replace(toy, part=part)
+    return toy_split()
 
 
 def build(split: Split, **settings) -> MGNM:
@@ -84,14 +80,7 @@ class Dense:
 
     def __init__(self, model: MGNM, split: Split, noise: torch.Tensor | None) -> None:
         self.config, self.n_users = model.config, split.n_users
-        n = split.n_users + split.n_items
-        self.choices = torch.zeros(split.n_users, split.n_items).double()
-        self.choices[split.train.user, split.train.item] = 1
-        adjacency = torch.zeros(n, n).double()
-        adjacency[: self.n_users, self.n_users :] = self.choices
-        adjacency += adjacency.T.clone()
-        root = adjacency.sum(1).clamp(min=1).sqrt()
-        self.adjacency = adjacency / root[:, None] / root
+        self.choices, self.adjacency = interactions(split), adjacency(split)
         self.id_layers = self.spread(model.nodes.weight, self.config.n_layers)
         stacked = torch.stack(self.id_layers)
         combined = {"mean": stacked.mean(0), "sum": stacked.sum(0), "last": stacked[-1]}
@@ -226,16 +215,7 @@ def test_equals_the_dense_equations_in_value_each_loss_and_gradient(split: Split
     torch.manual_seed(5)
     close(torch.cat(model.embeddings()), plain.z)
     torch.manual_seed(5)
-    losses = model.loss(BATCH)
-    assert list(losses) == list(expected)
-    for name, term in losses.items():
-        assert term.item() == pytest.approx(expected[name].item(), rel=1e-6), name
-    parameters = list(model.parameters())
-    fast = torch.autograd.grad(sum(losses.values()), parameters)
-    slow = torch.autograd.grad(sum(expected.values()), parameters)
-    for ours, theirs in zip(fast, slow, strict=True):
-        assert theirs.abs().max() > 1e-8
-        close(ours, theirs)
+    check_losses(model, model.loss(BATCH), expected)
 
 
 def test_is_lgmrec_without_filter_and_decorrelation(split: Split):
@@ -397,7 +377,7 @@ def test_nothing_of_any_modality_stays_finite(split: Split):
         name: ItemFeatures.dense(f.values, np.zeros(split.n_items, dtype=bool))
         for name, f in split.data.features.items()
     }
-    model = build(replace(split, data=replace(split.data, features=nothing)))
+    model = build(with_features(split, nothing))
     losses = model.loss(BATCH)
     assert losses["contrast"].item() == losses["modality_decorrelation"].item() == 0.0
     sum(losses.values()).backward()
@@ -405,10 +385,7 @@ def test_nothing_of_any_modality_stays_finite(split: Split):
 
 
 def test_a_modality_given_as_a_graph_only_is_refused(split: Split):
-    each = np.arange(split.n_items)
-    graph = ItemGraph.from_edges(each, each, np.ones(len(each), dtype=np.float32), len(each))
-    given = {**split.data.features, "image": ItemFeatures(present=each >= 0, graph=graph)}
-    graphic = replace(split, data=replace(split.data, features=given))
+    graphic = with_features(split, {**split.data.features, "image": graph_alone(split)})
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
         build(graphic)
     assert len(build(graphic, modalities=("text",)).hyperedges) == 1
@@ -416,12 +393,4 @@ def test_a_modality_given_as_a_graph_only_is_refused(split: Split):
 
 def test_runs_in_mixed_precision(split: Split):
     for filter_ in ("linear", "leaky_relu"):
-        model = build(split, filter=filter_).float()
-        torch.manual_seed(1)
-        exact = model.loss(BATCH)["bpr"].item()
-        torch.manual_seed(1)
-        with torch.autocast("cpu", torch.bfloat16):
-            losses = model.loss(BATCH)
-        sum(losses.values()).backward()
-        assert losses["bpr"].item() == pytest.approx(exact, rel=0.03)
-        assert all(p.grad.isfinite().all() for p in model.parameters())
+        check_mixed_precision(build(split, filter=filter_), BATCH, ["bpr"], rel=0.03)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from planted import (
+    adjacency,
+    by_row_sums,
+    check_mixed_precision,
+    graph_alone,
+    mean_of_layers,
+    nearest,
+    toy_split,
+    unit,
+    with_features,
+)
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.micro import MICRO, MICROConfig
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 
 DIM, K = 4, 3
 BATCH = Triplets(torch.tensor([0, 3, 3, 11]), torch.tensor([1, 2, 5, 9]), torch.tensor([4, 4, 0, 2]))
@@ -35,25 +41,10 @@ class TestMICROWithoutContrast(RecommenderContract):
     config = MICROConfig(embedding_dim=8, n_neighbors=3, contrast_weight=0.0)
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text, item 2 both; all have a sound. User 0 chose nothing."""
-    data = toy_dataset()
-    kinds = {}
-    for name, features in data.features.items():
-        present = features.present & (np.arange(data.n_items) != 2)
-        kinds[name] = ItemFeatures.dense(features.values, present)
-    kinds["audio"] = ItemFeatures.dense(np.random.default_rng(1).normal(size=(data.n_items, 3)))
-    whole = Split.by_ratio(replace(data, features=kinds), rng=0)
-    part = np.where(data.interactions.user == 0, LEFT_OUT, whole.part).astype(np.int8)
-    return replace(whole, part=part)
+    return toy_split(bare=2)
 
 
 def build(split: Split, **settings) -> MICRO:
@@ -67,30 +58,15 @@ def build(split: Split, **settings) -> MICRO:
     return model
 
 
-def unit(rows: torch.Tensor) -> torch.Tensor:
-    length = rows.pow(2).sum(1, keepdim=True)
-    return torch.where(length > 0, rows / length.where(length > 0, 1).sqrt(), 0)
-
-
-def dense_graph(rows: torch.Tensor, k: int, known: torch.Tensor, least: float = -1.0) -> torch.Tensor:
-    """N(K(rows)) of the known ones as an (I, I) matrix, cosines no smaller than `least`."""
-    cosines = (unit(rows) @ unit(rows).T).where(known & known[:, None], -2.0)
-    values, places = cosines.topk(k, dim=1)
-    kept = torch.zeros_like(cosines).scatter(1, places, values.clamp(min=least)) * known[:, None]
-    sums = kept.sum(1)
-    root = torch.where(sums > 0, sums.where(sums > 0, 1).pow(-0.5), 0)
-    return root[:, None] * kept * root
-
-
 def dense_modalities(model: MICRO, split: Split) -> list[torch.Tensor]:
     """h_m of each modality."""
-    parts, share = [], model.config.fixed_share
-    for modality in model.features.dims:
-        features, linear = split.data.features[modality], model.project.maps["of_" + modality]
+    parts, share, k = [], model.config.fixed_share, model.config.n_neighbors
+    for modality in model.content.features.dims:
+        features, linear = split.data.features[modality], model.content.project.maps["of_" + modality]
         known = torch.from_numpy(features.present)
-        rows = model.features.rows(modality) @ linear.weight.T + linear.bias
-        learned = dense_graph(rows, model.config.n_neighbors, known, least=0)
-        fixed = dense_graph(torch.from_numpy(features.values).double(), model.config.n_neighbors, known)
+        rows = model.content.features.rows(modality) @ linear.weight.T + linear.bias
+        learned = by_row_sums(nearest(rows, k, known).clamp(min=0))
+        fixed = by_row_sums(nearest(torch.from_numpy(features.values).double(), k, known))
         h = model.nodes.weight[split.n_users :]
         for _ in range(model.config.n_item_layers):
             h = ((1 - share) * learned + share * fixed) @ h
@@ -101,7 +77,7 @@ def dense_modalities(model: MICRO, split: Split) -> list[torch.Tensor]:
 def dense_fusion(model: MICRO, split: Split, parts: list[torch.Tensor]) -> torch.Tensor:
     weight, bias, query = model.attention.parameters()
     total, fused = 0.0, 0.0
-    for modality, h in zip(model.features.dims, parts, strict=True):
+    for modality, h in zip(model.content.features.dims, parts, strict=True):
         has = torch.from_numpy(split.data.features[modality].present)
         power = (has * (torch.tanh(h @ weight.T + bias) @ query[0]).exp())[:, None]
         total, fused = total + power, fused + power * h
@@ -109,20 +85,9 @@ def dense_fusion(model: MICRO, split: Split, parts: list[torch.Tensor]) -> torch
 
 
 def dense_embeddings(model: MICRO, split: Split, fused: torch.Tensor) -> torch.Tensor:
-    n_users, n = split.n_users, split.n_users + split.n_items
-    linked = torch.zeros(n, n, dtype=torch.float64)
-    linked[split.train.user, n_users + split.train.item] = 1
-    linked = linked + linked.T
-    if model.config.normalisation == "rw_loop":
-        linked = linked + torch.eye(n)
-        adjacency = linked / linked.sum(1, keepdim=True)
-    else:
-        root = linked.sum(1).clamp_min(1).sqrt()
-        adjacency = linked / root / root[:, None]
-    layers = [model.nodes.weight]
-    for _ in range(model.config.n_layers):
-        layers.append(adjacency @ layers[-1])
-    return torch.stack(layers).mean(0) + torch.cat([torch.zeros(n_users, DIM), unit(fused)])
+    linked = adjacency(split, model.config.normalisation)
+    behaviour = mean_of_layers(linked, model.nodes.weight, model.config.n_layers)
+    return behaviour + torch.cat([torch.zeros(split.n_users, DIM), unit(fused)])
 
 
 def dense_contrast(anchor: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -141,7 +106,7 @@ def dense_losses(model: MICRO, split: Split) -> dict[str, torch.Tensor]:
         "bpr": -torch.sigmoid((u * (p - n)).sum(1)).log().mean(),
         "reg": model.config.reg_weight * 0.5 * squares / len(BATCH.user),
     }
-    for modality, part in zip(model.features.dims, parts, strict=True):
+    for modality, part in zip(model.content.features.dims, parts, strict=True):
         has = torch.from_numpy(split.data.features[modality].present)
         term = dense_contrast(part[has], fused[has], model.config.temperature)
         losses[f"contrast_{modality}"] = model.config.contrast_weight * term
@@ -178,7 +143,7 @@ def test_equals_the_dense_equations_in_value_loss_and_gradient(split: Split, set
         for parameter, a, b in zip(names, fast, slow, strict=True):
             assert torch.allclose(a, b, atol=1e-6), (name, parameter)
             moved |= {parameter} if a.abs().max() > 1e-6 else set()
-    alone = len(model.features.dims) == 1
+    alone = len(model.content.features.dims) == 1
     assert set(names) - moved == {name for name in names if alone and name.startswith("attention")}
 
 
@@ -203,7 +168,7 @@ def test_the_first_batch_of_an_epoch_learns_the_graphs_and_later_ones_take_them_
         assert all(p is not None for p in torch.autograd.grad(sum(first.values()), parameters))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if name.startswith(("features", "project")):
+                if name.startswith("content"):
                     parameter.add_(torch.randn_like(parameter))
         later = model.loss(BATCH)
         assert {name: term.item() for name, term in later.items()} == pytest.approx(expected)
@@ -245,7 +210,7 @@ def test_features_learn_if_asked_to(split: Split):
     names = {name for name, _ in learning.named_parameters()} - {
         name for name, _ in frozen.named_parameters()
     }
-    assert names == {"features.of_image", "features.of_text"}
+    assert names == {"content.features.of_image", "content.features.of_text"}
 
 
 def test_without_weight_there_is_no_contrast(split: Split):
@@ -264,23 +229,13 @@ def test_items_that_lack_modalities(split: Split):
     assert fused[2].abs().max() == 0
     sum(model.loss(BATCH).values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
-    assert model.features.rows("image").grad[[0, 2]].abs().max() == 0
+    assert model.content.features.rows("image").grad[[0, 2]].abs().max() == 0
 
 
 def test_a_modality_of_graphs_alone_is_refused(split: Split):
-    each = np.arange(split.n_items)
-    graph = ItemGraph.from_edges(each, each, np.ones(len(each), dtype=np.float32), len(each))
-    given = ItemFeatures(present=each >= 0, graph=graph)
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
-        build(replace(split, data=replace(split.data, features={"image": given})), modalities=("image",))
+        build(with_features(split, {"image": graph_alone(split)}), modalities=("image",))
 
 
 def test_mixed_precision(split: Split):
-    model = build(split).float()
-    exact = {name: term.item() for name, term in model.loss(BATCH).items()}
-    list(model.epoch_steps(1))
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model.loss(BATCH)
-    sum(losses.values()).backward()
-    assert {name: term.item() for name, term in losses.items()} == pytest.approx(exact, rel=0.02)
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+    check_mixed_precision(build(split), BATCH, rel=0.02)

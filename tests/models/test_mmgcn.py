@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from planted import graph_alone, links, toy_split, with_features
 from torch.nn.functional import leaky_relu
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
+from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.mmgcn import MMGCN, MMGCNConfig
 from triptych.models.registry import create_model
 from triptych.runs import train
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 from triptych.training.config import TrainConfig
 
 
@@ -37,8 +35,7 @@ BATCH = Triplets(torch.tensor([0, 3, 3, 11]), torch.tensor([1, 2, 5, 9]), torch.
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text, and user 5 has no training pairs."""
-    split = Split.by_ratio(toy_dataset(), rng=0)
-    return replace(split, part=np.where(split.data.interactions.user == 5, LEFT_OUT, split.part))
+    return toy_split(stranger=5, sound=False)
 
 
 def build(config: MMGCNConfig, split: Split, seed: int = 0) -> MMGCN:
@@ -46,17 +43,9 @@ def build(config: MMGCNConfig, split: Split, seed: int = 0) -> MMGCN:
     return create_model(config, ModelInputs.from_split(split))
 
 
-def with_features(split: Split, **features: ItemFeatures) -> Split:
-    return replace(split, data=replace(split.data, features=features))
-
-
 def mean_of_neighbours(split: Split) -> torch.Tensor:
     """D^-1 A, spelled out in float64."""
-    n = split.n_users + split.n_items
-    adjacency = np.zeros((n, n))
-    adjacency[split.train.user, split.n_users + split.train.item] = 1
-    adjacency += adjacency.T
-    return torch.from_numpy(adjacency / np.maximum(adjacency.sum(axis=1, keepdims=True), 1))
+    return links(split) / links(split).sum(1, keepdim=True).clamp(min=1)
 
 
 def state_in_double(model: MMGCN) -> dict[str, torch.Tensor]:
@@ -189,7 +178,7 @@ def test_every_field_changes_the_loss(split: Split, change: dict):
 
 def test_first_weights(split: Split):
     wide = ItemFeatures.dense(np.random.default_rng(0).normal(size=(split.n_items, 300)))
-    model = build(MMGCNConfig(embedding_dim=200), with_features(split, image=wide))
+    model = build(MMGCNConfig(embedding_dim=200), with_features(split, {"image": wide}))
     first, second, _ = model.branches[0].layers
     for weight in (first.aggregate.weight, first.keep.weight, first.combine.weight, second.keep.weight):
         assert weight.std().item() == pytest.approx((2 / sum(weight.shape)) ** 0.5, rel=0.05)
@@ -207,8 +196,5 @@ def test_what_is_known_by_modality(split: Split):
 
 
 def test_item_graphs_alone_are_refused(split: Split):
-    n = split.n_items
-    graph = ItemGraph.from_edges(np.arange(n), np.arange(n), np.ones(n, dtype=np.float32), n)
-    features = ItemFeatures(present=np.ones(n, dtype=bool), graph=graph)
     with pytest.raises(ConfigError, match="is given as an item graph only"):
-        build(RAW, with_features(split, image=features))
+        build(RAW, with_features(split, {"image": graph_alone(split)}))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from planted import graph_alone, interactions, toy_split, with_features
 from torch.nn import functional as F
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
+from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.models.base import ModelInputs, Step, Triplets
 from triptych.models.mmssl import MMSSL, MMSSLConfig
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 from triptych.training.config import TrainConfig
 
 BATCH = Triplets(torch.tensor([1, 3, 3, 11, 5]), torch.tensor([4, 2, 5, 9, 2]), torch.tensor([4, 4, 0, 2, 1]))
@@ -33,25 +31,10 @@ class TestMMSSLAsInThePaper(RecommenderContract):
     config = MMSSLConfig(embedding_dim=8, variant="paper", graph_refresh="epoch", graph_share=0.1)
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text, item 7 both; user 0 chose nothing."""
-    data = toy_dataset()
-    features = {}
-    for name, known in data.features.items():
-        present = known.present.copy()
-        present[7] = False
-        features[name] = ItemFeatures.dense(np.where(present[:, None], known.values, 0), present)
-    toy = Split.by_ratio(replace(data, features=features), rng=0)
-    part = np.where(toy.data.interactions.user == 0, LEFT_OUT, toy.part).astype(np.int8)
-    return replace(toy, part=part)
+    return toy_split(bare=7, sound=False)
 
 
 def build(split: Split, **settings) -> MMSSL:
@@ -68,16 +51,6 @@ def steps(model: MMSSL, batch: Triplets = BATCH, seed: int = 5) -> tuple[Step, S
     torch.manual_seed(seed)
     critic, main = model.batch_steps(batch)
     return critic, main
-
-
-def with_features(split: Split, features: dict[str, ItemFeatures]) -> Split:
-    return replace(split, data=replace(split.data, features=features))
-
-
-def choices(split: Split) -> torch.Tensor:
-    chosen = torch.zeros(split.n_users, split.n_items, dtype=torch.float64)
-    chosen[split.train.user, split.train.item] = 1
-    return chosen
 
 
 def by_root(matrix: torch.Tensor) -> torch.Tensor:
@@ -107,7 +80,7 @@ def plain_attention(model: MMSSL, parts: torch.Tensor) -> torch.Tensor:
 
 
 def plain_views(model: MMSSL, split: Split, generated: torch.Tensor) -> dict[str, torch.Tensor]:
-    config, chosen = model.config, choices(split)
+    config, chosen = model.config, interactions(split)
     receive, send = by_root(chosen), by_root(chosen.T)
     contents = []
     for modality, linear in zip(model.features.dims, model.maps, strict=True):
@@ -152,7 +125,7 @@ def plain_critic(model: MMSSL, rows: torch.Tensor) -> torch.Tensor:
 def plain_losses(model: MMSSL, split: Split, generated: torch.Tensor, seed: int = 5) -> list[dict]:
     config, views = model.config, plain_views(model, split, generated)
     user, pos, neg = BATCH
-    chosen = choices(split)[user]
+    chosen = interactions(split)[user]
     free = 1 - chosen
     n_modalities = len(generated)
     guesses = torch.cat(
@@ -206,7 +179,7 @@ def three_edges(split: Split) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
 def test_equals_the_plain_form_in_value_each_loss_and_gradient(split: Split, variant, graph, n_layers):
     weights = {"contrast_weight": 0.3, "reg_weight": 0.2, "adversarial_weight": 0.1, "attention_weight": 0.7}
     model = build(split, variant=variant, n_layers=n_layers, **weights, **EXACT)
-    generated = choices(split).repeat(2, 1, 1)
+    generated = interactions(split).repeat(2, 1, 1)
     if graph == "few edges":
         edges, generated = three_edges(split)
         model.generated.replace(*edges)
@@ -270,10 +243,10 @@ def found_edges(model: MMSSL) -> set[tuple[int, int]]:
 
 
 def best_guesses(model: MMSSL, split: Split, users: list[int], k: int) -> set[tuple[int, int]]:
-    views = plain_views(model, split, choices(split).repeat(2, 1, 1))
+    views = plain_views(model, split, interactions(split).repeat(2, 1, 1))
     best = set()
     for m in range(2):
-        scores = (views["users_content"][m] @ views["items_content"][m].T) * (1 - choices(split))
+        scores = (views["users_content"][m] @ views["items_content"][m].T) * (1 - interactions(split))
         for user in users:
             order = scores[user].argsort(descending=True).tolist()
             best |= {(m * split.n_users + user, i) for i in order[:k] if scores[user, i] > 0}
@@ -380,7 +353,7 @@ def test_one_modality_and_three(split: Split, variant, modalities):
     sound = ItemFeatures.dense(np.random.default_rng(0).normal(size=(split.n_items, 3)))
     more = with_features(split, {**split.data.features, "audio": sound})
     model = build(more, modalities=modalities, variant=variant, **EXACT)
-    generated = choices(split).repeat(len(modalities), 1, 1)
+    generated = interactions(split).repeat(len(modalities), 1, 1)
     assert torch.allclose(model.embeddings().items, plain_views(model, more, generated)["items"])
     for step, expected in zip(steps(model), plain_losses(model, more, generated), strict=True):
         for name, term in expected.items():
@@ -395,7 +368,7 @@ def test_no_bias_stands_in_for_what_an_item_lacks(split: Split):
         model.maps[0].bias.fill_(7.0)
         model.maps[0].weight.zero_()
     items = model.modality_embeddings()["image"]
-    chosen = choices(split)
+    chosen = interactions(split)
     known = torch.from_numpy(split.data.features["image"].present).double()
     told = by_root(chosen.T) @ by_root(chosen) @ (7 * known)
     assert torch.allclose(items, told[:, None].expand(-1, 4))
@@ -412,11 +385,7 @@ def test_content_that_no_item_has_is_silent(split: Split):
 
 
 def test_modality_given_as_a_graph_only_is_refused(split: Split):
-    ends = np.arange(split.n_items)
-    graph = ItemGraph.from_edges(ends, ends, np.ones(len(ends), dtype=np.float32), len(ends))
-    mixed = with_features(
-        split, {**split.data.features, "image": ItemFeatures(present=ends >= 0, graph=graph)}
-    )
+    mixed = with_features(split, {**split.data.features, "image": graph_alone(split)})
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
         build(mixed)
     assert list(build(mixed, modalities=("text",)).modality_embeddings()) == ["text"]

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from planted import adjacency, check_mixed_precision, graph_alone, mean_of_layers, toy_split, with_features
 from torch.distributions import Independent, Normal, kl_divergence
 
-from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
+from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.graph import sparse
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.bm3 import BM3, BM3Config
 from triptych.models.msi import MSI, MSIConfig
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 
 NOTHING = torch.empty(0, dtype=torch.int64)
 BATCH = Triplets(torch.tensor([3, 0, 3, 11, 5, 7]), torch.tensor([2, 1, 5, 2, 0, 7]), NOTHING)
@@ -41,11 +40,7 @@ class TestMSIWithFurtherLayers(RecommenderContract):
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text; all have a sound; user 1 chose nothing."""
-    data = toy_dataset()
-    sound = ItemFeatures.dense(np.random.default_rng(1).normal(size=(data.n_items, 3)))
-    toy = Split.by_ratio(replace(data, features={**data.features, "audio": sound}), rng=0)
-    part = np.where(toy.data.interactions.user == 1, LEFT_OUT, toy.part).astype(np.int8)
-    return replace(toy, part=part)
+    return toy_split(stranger=1)
 
 
 def build(split: Split, **settings) -> MSI:
@@ -58,23 +53,11 @@ def values(losses: dict[str, torch.Tensor]) -> dict[str, float]:
     return {name: term.item() for name, term in losses.items()}
 
 
-def adjacency(split: Split) -> torch.Tensor:
-    """D^-1/2 A D^-1/2, spelled out in float64."""
-    n = split.n_users + split.n_items
-    linked = np.zeros((n, n))
-    linked[split.train.user, split.n_users + split.train.item] = 1
-    linked += linked.T
-    degree = np.maximum(linked.sum(axis=1), 1)
-    return torch.from_numpy(linked / np.sqrt(np.outer(degree, degree)))
-
-
 def light_gcn(
     split: Split, users: torch.Tensor, items: torch.Tensor, n_layers: int
 ) -> tuple[torch.Tensor, ...]:
-    layers = [torch.cat([users, items])]
-    for _ in range(n_layers):
-        layers.append(adjacency(split) @ layers[-1])
-    return torch.stack(layers).mean(0).split([split.n_users, split.n_items])
+    nodes = mean_of_layers(adjacency(split), torch.cat([users, items]), n_layers)
+    return nodes.split([split.n_users, split.n_items])
 
 
 def away(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -354,7 +337,7 @@ def test_terms_of_items_without_a_modality_are_left_out(split: Split):
 def test_a_modality_that_nobody_has(split: Split):
     none = ItemFeatures.dense(np.zeros((split.n_items, 3)), np.zeros(split.n_items, dtype=bool))
     features = {**split.data.features, "audio": none}
-    model = build(replace(split, data=replace(split.data, features=features)), modalities=THREE, n_layers=2)
+    model = build(with_features(split, features), modalities=THREE, n_layers=2)
     losses = model.loss(BATCH)
     sum(losses.values()).backward()
     assert all(math.isfinite(value) for value in values(losses).values())
@@ -417,24 +400,14 @@ def test_the_temperature_counts_where_it_is_used(split: Split):
 
 
 def test_a_modality_of_graphs_alone_is_refused(split: Split):
-    ends = np.arange(split.n_items)
-    graph = ItemGraph.from_edges(ends, ends, np.ones(len(ends), dtype=np.float32), len(ends))
-    features = {**split.data.features, "image": ItemFeatures(present=ends >= 0, graph=graph)}
+    features = {**split.data.features, "image": graph_alone(split)}
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
-        build(replace(split, data=replace(split.data, features=features)))
+        build(with_features(split, features))
 
 
 @pytest.mark.parametrize("settings", [{}, {"n_layers": 2, "mi_estimator": "infonce", "z_flow": "sample"}])
 def test_runs_in_mixed_precision(split: Split, settings: dict):
-    model = build(split, **settings)
-    torch.manual_seed(3)
-    exact = values(model.loss(BATCH))
-    torch.manual_seed(3)
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model.loss(BATCH)
-    sum(losses.values()).backward()
-    assert values(losses) == pytest.approx(exact, rel=0.05, abs=0.02)
-    assert all(p.grad.to_dense().isfinite().all() for p in model.parameters())
+    check_mixed_precision(build(split, **settings), BATCH, rel=0.05, abs=0.02)
 
 
 def test_far_graphs_are_state(split: Split):

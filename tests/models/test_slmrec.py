@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
 import torch
+from planted import adjacency, graph_alone, mean_of_layers, toy_split, with_features
 from torch.nn import functional as F
 
-from triptych.data.features import ItemFeatures, ItemGraph
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.slmrec import SLMRec, SLMRecConfig
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 
 NOTHING = torch.empty(0, dtype=torch.int64)
 BATCH = Triplets(torch.tensor([0, 3, 3, 11, 5]), torch.tensor([1, 2, 5, 9, 0]), NOTHING)
@@ -35,9 +32,7 @@ class TestSLMRecWithOneModality(RecommenderContract):
 @pytest.fixture
 def split() -> Split:
     """Item 0 lacks an image, item 1 a text; all have a sound."""
-    data = toy_dataset()
-    sound = ItemFeatures.dense(np.random.default_rng(1).normal(size=(data.n_items, 3)))
-    return Split.by_ratio(replace(data, features={**data.features, "audio": sound}), rng=0)
+    return toy_split(stranger=None)
 
 
 def build(split: Split, **settings) -> SLMRec:
@@ -48,12 +43,6 @@ def build(split: Split, **settings) -> SLMRec:
 
 def dense_channels(model: SLMRec, split: Split, tables: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """Propagate ids and each modality alone, over D^-1/2 A D^-1/2 spelled out: C matrices of all nodes."""
-    n = split.n_users + split.n_items
-    adjacency = np.zeros((n, n))
-    adjacency[split.train.user, split.n_users + split.train.item] = 1
-    adjacency += adjacency.T
-    degree = np.maximum(adjacency.sum(axis=1), 1)
-    adjacency = torch.from_numpy(adjacency / np.sqrt(np.outer(degree, degree)))
     nodes = tables["channels.nodes.weight"]
     contents = [nodes[split.n_users :]]
     for place, modality in enumerate(model.channels.modalities):
@@ -61,13 +50,8 @@ def dense_channels(model: SLMRec, split: Split, tables: dict[str, torch.Tensor])
         unit = F.normalize(torch.from_numpy(features.values).double(), dim=1)
         content = unit @ tables[f"channels.maps.{place}.weight"].T + tables[f"channels.maps.{place}.bias"]
         contents.append(content * torch.from_numpy(features.present)[:, None])
-    propagated = []
-    for content in contents:
-        layers = [torch.cat([nodes[: split.n_users], content])]
-        for _ in range(model.config.n_layers):
-            layers.append(adjacency @ layers[-1])
-        propagated.append(torch.stack(layers).mean(0))
-    return propagated
+    channels = [torch.cat([nodes[: split.n_users], content]) for content in contents]
+    return [mean_of_layers(adjacency(split), channel, model.config.n_layers) for channel in channels]
 
 
 def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
@@ -174,8 +158,6 @@ def test_weight_decay_reaches_the_optimiser(split: Split):
 
 
 def test_a_modality_of_graphs_alone_is_refused(split: Split):
-    ends = np.arange(split.n_items)
-    graph = ItemGraph.from_edges(ends, ends, np.ones(len(ends), dtype=np.float32), len(ends))
-    features = {**split.data.features, "image": ItemFeatures(present=ends >= 0, graph=graph)}
+    features = {**split.data.features, "image": graph_alone(split)}
     with pytest.raises(ConfigError, match="'image' is given as an item graph only"):
-        build(replace(split, data=replace(split.data, features=features)))
+        build(with_features(split, features))

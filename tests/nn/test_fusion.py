@@ -1,6 +1,6 @@
 import torch
 
-from triptych.nn.fusion import QueryAttention
+from triptych.nn.fusion import QueryAttention, masked_softmax
 
 
 def test_query_attention_is_a_softmax_of_scores_over_the_modalities():
@@ -23,3 +23,10 @@ def test_query_attention_gives_nothing_to_what_a_node_lacks():
     assert shares[:, 2].tolist() == [0, 0]
     shares.sum().backward()
     assert parts.grad.isfinite().all()
+
+
+def test_masked_softmax_by_hand():
+    scores = torch.tensor([[3.0], [1.0], [1.0]]).log()  # the same for all nodes
+    has = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0]], dtype=torch.bool)
+    expected = torch.tensor([[0.6, 0.75, 0, 0], [0.2, 0, 0.5, 0], [0.2, 0.25, 0.5, 0]])
+    torch.testing.assert_close(masked_softmax(scores, has), expected)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from triptych.nn.hypergraph import SoftHypergraph, gumbel_like, unit_sum
+from triptych.nn.hypergraph import HypergraphSettings, SoftHypergraph, gumbel_like, unit_sum
 
 N_USERS, N_ITEMS, M, A, D = 4, 6, 2, 3, 5
 HAS = torch.ones(N_USERS + N_ITEMS, M, dtype=torch.bool)
@@ -18,9 +18,9 @@ def fixed_seed():
         yield
 
 
-def build(has: torch.Tensor = HAS, n_hyperedges: int = A, **settings) -> SoftHypergraph:
-    options = {"n_layers": 1, "temperature": 0.5, "dropout": 0.0, "fixed_noise": False} | settings
-    return SoftHypergraph(has, N_USERS, n_hyperedges, **options)
+def build(has: torch.Tensor = HAS, n_users: int = N_USERS, **settings) -> SoftHypergraph:
+    options = {"n_hyperedges": A, "temperature": 0.5, "dropout": 0.0} | settings
+    return SoftHypergraph(has, n_users, HypergraphSettings(**options))
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,7 +39,7 @@ def test_memberships_are_a_softmax_and_zero_without_the_modality():
 @pytest.mark.parametrize("n_layers", [1, 2, 4])
 def test_equals_the_two_steps_of_the_paper_in_direction_and_gradient(n_layers: int):
     logits, start = (part.requires_grad_() for part in inputs())
-    graph = build(n_layers=n_layers).eval()
+    graph = build(n_hyper_layers=n_layers).eval()
     view = graph(logits, start)
     members = graph.memberships(logits)
     for m in range(M):
@@ -62,7 +62,7 @@ def test_by_hand_two_items_one_hyperedge_each():
     logits = (
         torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [3.0, 0.0], [1.0, 0.0], [0.0, 1.0]])[:, None] * 50
     )
-    view = build(has, 2).eval()(logits, torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
+    view = build(has, n_hyperedges=2).eval()(logits, torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
     expected = torch.tensor([[2.0, 0], [0, 4], [1, 2], [2, 0], [2, 0], [0, 4]])  # an item in each hyperedge
     torch.testing.assert_close(view.vectors[0], expected)
 
@@ -117,7 +117,7 @@ def test_dropout_is_for_memberships_in_training_only():
 
 def test_scoring_is_free_of_noise_or_has_one_draw_that_is_state():
     logits, _ = inputs()
-    silent, noisy = build().eval(), build(fixed_noise=True).double().eval()
+    silent, noisy = build().eval(), build(scoring_noise=True).double().eval()
     assert silent.state_dict() == {}
     assert list(noisy.state_dict()) == ["noise"]
     state = torch.get_rng_state()
@@ -127,16 +127,16 @@ def test_scoring_is_free_of_noise_or_has_one_draw_that_is_state():
     expected = ((logits + noisy.noise) / 0.5).softmax(2) * HAS[:, :, None]
     torch.testing.assert_close(first, expected)
     assert not torch.allclose(first, silent.memberships(logits))
-    other = build(fixed_noise=True).double().eval()
+    other = build(scoring_noise=True).double().eval()
     other.load_state_dict(noisy.state_dict())
     assert torch.equal(other.memberships(logits), first)
 
 
 @pytest.mark.parametrize("n_hyperedges", [2, 40])
 def test_vectors_keep_their_size_at_any_depth(n_hyperedges: int):
-    n_items, options = 5_000, {"temperature": 1.0, "dropout": 0.0, "fixed_noise": False}
+    n_items = 5_000
     has = torch.ones(n_items + 1, 1, dtype=torch.bool)
-    graph = SoftHypergraph(has, 1, n_hyperedges, n_layers=12, **options).eval()
+    graph = build(has, 1, n_hyperedges=n_hyperedges, n_hyper_layers=12, temperature=1.0).eval()
     start = torch.full((n_items, 3), 1e3, requires_grad=True)
     vectors = graph(torch.randn(n_items + 1, 1, n_hyperedges), start).vectors
     torch.testing.assert_close(vectors, torch.full_like(vectors, 1e3), rtol=0.2, atol=0)

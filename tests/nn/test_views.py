@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from triptych.nn.views import Predictor
+from triptych.nn.views import Predictor, Views, mutual_losses
 
 
 def test_each_vector_is_masked_once_in_training_alone_and_spread_to_its_pairs():
@@ -16,3 +16,11 @@ def test_each_vector_is_masked_once_in_training_alone_and_spread_to_its_pairs():
     assert not target.requires_grad
     predict.eval()
     assert torch.equal(predict.views(rows, torch.tensor([1, 1])).target, rows[[1, 1]])
+
+
+def test_users_and_items_predict_each_others_target_by_hand():
+    users = Views(online=torch.tensor([[1.0, 0.0]]), target=torch.tensor([[0.0, 5.0]]))
+    items = Views(online=torch.tensor([[0.0, -2.0]]), target=torch.tensor([[3.0, 4.0]]))
+    losses = mutual_losses(users, items)
+    assert losses["user_to_item"].item() == pytest.approx(1 - 0.6)
+    assert losses["item_to_user"].item() == pytest.approx(2)

@@ -85,11 +85,35 @@ def inverse_root(degree: Tensor) -> Tensor:
     return degree.clamp(min=1e-7).rsqrt()
 
 
+def mix_learned(
+    learned: Sequence[LearnedGraph], fixed: Sequence[SparseGraph], shares: Tensor, fixed_share: float
+) -> list[LearnedGraph]:
+    """Mix learned graphs S_m, normalise the mixture, and mix in fixed graphs O_m, normalised already.
+
+    With N(S) = D^-1/2 S D^-1/2, D the row sums, it is N of the mixture, not a mixture of N.
+
+    Args:
+        learned: S_m, M of them.
+        fixed: O_m, as many.
+        shares: b, (M, I), what the rows of each count.
+        fixed_share: of the fixed ones; the learned ones have the rest.
+
+    Returns: graphs whose sum is (1 - fixed_share) N(sum_m b_m S_m) + fixed_share sum_m b_m O_m.
+    """
+    degrees = [share * graph.row_sums() for share, graph in zip(shares, learned, strict=True)]
+    scale = inverse_root(torch.stack(degrees).sum(dim=0))
+    mixed = []
+    for share, graph, given in zip(shares, learned, fixed, strict=True):
+        mixed.append(graph.scaled((1 - fixed_share) * share * scale, scale))
+        mixed.append(LearnedGraph(given, given.values).scaled(fixed_share * share))
+    return mixed
+
+
 def propagate_sum(graphs: Sequence[LearnedGraph], x: Tensor, n_layers: int) -> Tensor:
     """Send vectors through the sum of several graphs, `n_layers` times: (A_1 + A_2 + ...)^L x.
 
     The graphs are never merged: products add up just as well.
     """
     for _ in range(n_layers):
-        x = reduce(torch.add, [graph.multiply(x) for graph in graphs])
+        x = reduce(torch.add, (graph.multiply(x) for graph in graphs))
     return x

@@ -30,7 +30,7 @@ from triptych.models.base import ContentConfig, Group, Losses, ModelInputs, Reco
 from triptych.models.registry import register
 from triptych.nn.content import FeatureBank, FeatureTraining, Projector
 from triptych.nn.embedding import NodeEmbedding, take_rows
-from triptych.nn.views import Predictor
+from triptych.nn.views import Predictor, mutual_losses
 from triptych.scorer import Embeddings
 
 
@@ -82,10 +82,7 @@ class BM3(Recommender):
         nodes = self._nodes()
         users = self.predict.views(take_rows(nodes.users, user), user_at)
         items = self.predict.views(take_rows(nodes.items, item), item_at)
-        losses = {
-            "user_to_item": cosine_distance(users.online, items.target),
-            "item_to_user": cosine_distance(items.online, users.target),
-        }
+        losses = mutual_losses(users, items)
         for modality in self.features.dims:
             has = self.features.present(modality, batch.pos)  # (B,)
             online, target = self.predict.views(self._content(modality, item), item_at[has])

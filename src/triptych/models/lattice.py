@@ -30,14 +30,14 @@ are rescaled to sum to 1; where its features are all zero, it lacks the modality
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from triptych.graph.learned import LearnedGraph, inverse_root, neighbor_graph, propagate_sum
+from triptych.graph.learned import LearnedGraph, propagate_sum
 from triptych.graph.sparse import SparseGraph, propagate
 from triptych.losses import bpr_loss, half_squared
 from triptych.models.base import (
@@ -51,26 +51,21 @@ from triptych.models.base import (
     pair_scores,
 )
 from triptych.models.registry import register
-from triptych.nn.content import FeatureBank, Projector
+from triptych.nn.content_graphs import ContentGraphs, ContentGraphSettings
 from triptych.nn.embedding import NodeEmbedding
+from triptych.nn.fusion import masked_softmax
 from triptych.scorer import Embeddings
 
 
-class LATTICEConfig(ContentConfig):
+class LATTICEConfig(ContentConfig, ContentGraphSettings):
     """Settings of LATTICE."""
 
     n_layers: int = Field(2, ge=0)
     """Layers over the user–item graph; 0 leaves matrix factorisation."""
     n_item_layers: int = Field(1, gt=0)
     """L, layers over the item graph."""
-    n_neighbors: int = Field(10, gt=0)
-    """K of the item graphs, the item itself included."""
-    fixed_share: float = Field(0.9, ge=0, le=1)
-    """Share of the fixed item graphs; the learned one has the rest."""
     normalisation: Literal["rw_loop", "sym"] = "rw_loop"
     """Of the user–item graph: "rw_loop" as the authors' code and the published tables, "sym" as the paper."""
-    feature_training: Literal["frozen", "all"] = "all"
-    """Whether the raw features learn, "all" as in the authors' code."""
     reg_weight: float = Field(1e-5, ge=0)
     """Weight of the final vectors' squares; the authors search 0, 1e-5, 1e-4 and 1e-3."""
 
@@ -81,21 +76,14 @@ class LATTICE(Recommender):
 
     config: LATTICEConfig
     adj: SparseGraph
-    known: Tensor
 
     def __init__(self, config: LATTICEConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
-        modalities = inputs.choose_modalities(config.modalities)
-        self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, config.embedding_dim)
-        self.features = FeatureBank(inputs.features, modalities, training=config.feature_training)
-        self.project = Projector(self.features.dims, config.embedding_dim)
+        modalities, dim = inputs.choose_modalities(config.modalities), config.embedding_dim
+        self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, dim)
+        self.content = ContentGraphs(inputs.features, inputs.graphs, modalities, dim, config)
         self.modality_logits = nn.Parameter(torch.zeros(len(modalities)))  # a
-        known = [self.features.present(m) & self.features.rows(m).any(dim=1) for m in modalities]
-        self.register_buffer("known", torch.stack(known), persistent=False)  # (M, I)
         self.register_graph("adj", inputs.graphs.bipartite(config.normalisation))
-        for modality in modalities:
-            fixed = inputs.graphs.items(modality, config.n_neighbors, "cosine")
-            self.register_graph(f"fixed_{modality}", fixed)
         self._item_graphs: list[LearnedGraph] = []  # of this epoch, once its first batch has learned them
 
     def epoch_steps(self, epoch: int) -> Iterable[Step]:
@@ -115,31 +103,11 @@ class LATTICE(Recommender):
         }
 
     def modality_embeddings(self) -> dict[str, Tensor]:
-        return {
-            modality: self.project(modality, self.features.rows(modality)) * known[:, None]
-            for modality, known in zip(self.features.dims, self.known, strict=True)
-        }
+        return self.content.by_modality()
 
     def _learn(self) -> list[LearnedGraph]:
         """Find alike items by what the parameters say now: graphs whose sum is A."""
-        shares = self._shares()  # (M, I)
-        similar = [
-            neighbor_graph(vectors, self.config.n_neighbors, known)
-            for vectors, known in zip(self.modality_embeddings().values(), self.known, strict=True)
-        ]
-        degrees = [share * graph.row_sums() for share, graph in zip(shares, similar, strict=True)]
-        scale = inverse_root(torch.stack(degrees).sum(dim=0))
-        graphs = []
-        for modality, share, graph in zip(self.features.dims, shares, similar, strict=True):
-            fixed = cast(SparseGraph, self.get_submodule(f"fixed_{modality}"))
-            graphs.append(graph.scaled((1 - self.config.fixed_share) * share * scale, scale))
-            graphs.append(LearnedGraph(fixed, fixed.values).scaled(self.config.fixed_share * share))
-        return graphs
-
-    def _shares(self) -> Tensor:
-        """Share out each item among the modalities it has, by b: (M, I)."""
-        logits = torch.where(self.known, self.modality_logits[:, None], torch.finfo(torch.float32).min)
-        return logits.softmax(dim=0) * self.known
+        return self.content.mixed(masked_softmax(self.modality_logits[:, None], self.content.known))
 
     def _embed(self, graphs: list[LearnedGraph]) -> Embeddings:
         users, items = self.nodes.split(propagate(self.adj, self.nodes.weight, self.config.n_layers))

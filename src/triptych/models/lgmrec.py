@@ -47,33 +47,23 @@ from triptych.nn.content import FeatureBank
 from triptych.nn.content_maps import ContentMaps, xavier_matrices
 from triptych.nn.contrast import contrast_modalities
 from triptych.nn.embedding import NodeEmbedding
-from triptych.nn.hypergraph import HyperView, SoftHypergraph, unit_sum
+from triptych.nn.hypergraph import HypergraphSettings, HyperView, SoftHypergraph, unit_sum
 from triptych.scorer import Embeddings
 
 
-class LGMRecConfig(ContentConfig):
+class LGMRecConfig(ContentConfig, HypergraphSettings):
     """Settings of LGMRec; the defaults are the authors' best for Amazon Baby."""
 
     n_layers: int = Field(2, ge=0)
     """Layers of ids over the user–item graph; 0 leaves matrix factorisation. The authors search 1 to 4."""
     n_modality_layers: int = Field(2, ge=0)
     """K, layers of content over the user–item graph; the authors search 1 to 4."""
-    n_hyperedges: int = Field(4, gt=0)
-    """Hyperedges of each modality; the authors search 2, 4, 8, ... 256."""
-    n_hyper_layers: int = Field(1, gt=0)
-    """n, how often vectors pass through the hyperedges; the authors search 1 to 4."""
-    dropout: float = Field(0.5, ge=0, lt=1)
-    """Rate for memberships, one minus the authors' keep rate; they search all tenths."""
-    temperature: float = Field(0.2, gt=0)
-    """t, what logits of memberships and cosines of the contrast are divided by."""
     global_weight: float = Field(0.3, ge=0)
     """Weight of what comes through the hyperedges; the authors search tenths up to 1."""
     contrast_weight: float = Field(1e-4, ge=0)
     """Weight of the contrast, which is a sum over the batch; the authors search 0 and 1e-6 ... 0.1."""
     reg_weight: float = Field(1e-6, ge=0)
     """Weight of the final vectors' norms; the authors search 0 and 1e-6 ... 0.1."""
-    scoring_noise: bool = False
-    """Whether scores keep Gumbel noise in the memberships, one draw that belongs to the model's state."""
 
 
 @register(
@@ -93,15 +83,7 @@ class LGMRec(Recommender):
         self.hyperedges = xavier_matrices(config.n_hyperedges, features.dims.values())  # V_m^T
         self.register_graph("adj", inputs.graphs.bipartite("sym"))
         self.chosen = ChosenContent(inputs.graphs.users_from_items("sum"), features)
-        self.hypergraph = SoftHypergraph(
-            self.chosen.has,
-            inputs.n_users,
-            config.n_hyperedges,
-            n_layers=config.n_hyper_layers,
-            temperature=config.temperature,
-            dropout=config.dropout,
-            fixed_noise=config.scoring_noise,
-        )
+        self.hypergraph = SoftHypergraph(self.chosen.has, inputs.n_users, config)
 
     def embeddings(self) -> Embeddings:
         return self._embed()[0]

@@ -58,11 +58,11 @@ from triptych.nn.content_maps import ContentMaps, xavier_matrices
 from triptych.nn.contrast import Candidates, contrast_modalities
 from triptych.nn.correlation import decorrelation_loss
 from triptych.nn.embedding import NodeEmbedding
-from triptych.nn.hypergraph import HyperView, SoftHypergraph, unit_sum
+from triptych.nn.hypergraph import HypergraphSettings, HyperView, SoftHypergraph, unit_sum
 from triptych.scorer import Embeddings
 
 
-class MGNMConfig(ContentConfig):
+class MGNMConfig(ContentConfig, HypergraphSettings):
     """Settings of MGNM."""
 
     n_layers: int = Field(2, ge=0)
@@ -81,20 +81,10 @@ class MGNMConfig(ContentConfig):
     """Which ids of items are filtered: learned vectors, or what propagation made of them."""
     use_global: bool = True
     """Whether there are hyperedges; without, there is neither a filter nor a contrast."""
-    n_hyperedges: int = Field(4, gt=0)
-    """Hyperedges of each modality."""
-    n_hyper_layers: int = Field(1, gt=0)
-    """n, how often vectors pass through the hyperedges."""
     hyper_start: Literal["propagated", "raw", "filtered"] = "propagated"
     """What items first send through the hyperedges: propagated ids, learned ids, or filtered ones."""
     user_logits: Literal["sum", "mean"] = "sum"
     """How users' logits come of their items'."""
-    dropout: float = Field(0.5, ge=0, lt=1)
-    """Rate for memberships."""
-    temperature: float = Field(0.2, gt=0)
-    """t, what logits of memberships and cosines of the contrast are divided by."""
-    scoring_noise: bool = False
-    """Whether scores keep Gumbel noise in the memberships, one draw that belongs to the model's state."""
     global_weight: float = Field(0.3, ge=0)
     """alpha, weight of what comes through the hyperedges."""
     global_norm: Literal["sum", "each"] = "sum"
@@ -148,15 +138,7 @@ class MGNM(Recommender):
         )
         seen = [config.embedding_dim] * len(widths) if filtered else widths
         self.hyperedges = xavier_matrices(config.n_hyperedges, seen if config.use_global else ())  # T_m
-        self.hypergraph = SoftHypergraph(
-            self.chosen.has,
-            inputs.n_users,
-            config.n_hyperedges,
-            n_layers=config.n_hyper_layers,
-            temperature=config.temperature,
-            dropout=config.dropout,
-            fixed_noise=config.scoring_noise,
-        )
+        self.hypergraph = SoftHypergraph(self.chosen.has, inputs.n_users, config)
 
     def embeddings(self) -> Embeddings:
         return self._pass().embeddings

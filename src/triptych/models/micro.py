@@ -28,14 +28,14 @@ neighbours in it, gives it no share in the fusion, and takes no part in its cont
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from triptych.graph.learned import LearnedGraph, inverse_root, neighbor_graph, propagate_sum
+from triptych.graph.learned import LearnedGraph, propagate_sum
 from triptych.graph.sparse import SparseGraph, propagate
 from triptych.losses import bpr_loss, half_squared, info_nce
 from triptych.models.base import (
@@ -49,27 +49,21 @@ from triptych.models.base import (
     pair_scores,
 )
 from triptych.models.registry import register
-from triptych.nn.content import FeatureBank, Projector
+from triptych.nn.content_graphs import ContentGraphs, ContentGraphSettings
 from triptych.nn.embedding import NodeEmbedding, take_rows
 from triptych.nn.fusion import QueryAttention
 from triptych.scorer import Embeddings
 
 
-class MICROConfig(ContentConfig):
+class MICROConfig(ContentConfig, ContentGraphSettings):
     """Settings of MICRO."""
 
     n_layers: int = Field(2, ge=0)
     """Layers over the user–item graph; 0 leaves matrix factorisation."""
     n_item_layers: int = Field(1, gt=0)
     """L, layers over each item graph."""
-    n_neighbors: int = Field(10, gt=0)
-    """K of the item graphs, the item itself included."""
-    fixed_share: float = Field(0.9, ge=0, le=1)
-    """Share of the fixed item graphs; the learned ones have the rest."""
     normalisation: Literal["rw_loop", "sym"] = "rw_loop"
     """Of the user–item graph: "rw_loop" as in the authors' code, "sym" as in the paper."""
-    feature_training: Literal["frozen", "all"] = "all"
-    """Whether the raw features learn, "all" as in the authors' code."""
     contrast_weight: float = Field(0.03, ge=0)
     """Weight of each modality's contrast."""
     temperature: float = Field(0.5, gt=0)
@@ -84,34 +78,25 @@ class MICRO(Recommender):
 
     config: MICROConfig
     adj: SparseGraph
-    known: Tensor
 
     def __init__(self, config: MICROConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
-        modalities = inputs.choose_modalities(config.modalities)
-        self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, config.embedding_dim)
-        self.features = FeatureBank(inputs.features, modalities, training=config.feature_training)
-        self.project = Projector(self.features.dims, config.embedding_dim)
-        self.attention = QueryAttention(config.embedding_dim)
-        known = [self.features.present(m) & self.features.rows(m).any(dim=1) for m in modalities]
-        self.register_buffer("known", torch.stack(known), persistent=False)  # (M, I)
+        modalities, dim = inputs.choose_modalities(config.modalities), config.embedding_dim
+        self.nodes = NodeEmbedding(inputs.n_users, inputs.n_items, dim)
+        self.content = ContentGraphs(inputs.features, inputs.graphs, modalities, dim, config)
+        self.attention = QueryAttention(dim)
         self.register_graph("adj", inputs.graphs.bipartite(config.normalisation))
-        for modality in modalities:
-            fixed = inputs.graphs.items(modality, config.n_neighbors, "cosine")
-            self.register_graph(f"fixed_{modality}", fixed)
-        self._item_graphs: list[
-            list[LearnedGraph]
-        ] = []  # of this epoch, once its first batch has learned them
+        self._item_graphs: list[list[LearnedGraph]] = []  # of this epoch, once its first batch has them
 
     def epoch_steps(self, epoch: int) -> Iterable[Step]:
         self._item_graphs = []
         return ()
 
     def embeddings(self) -> Embeddings:
-        return self._embed(self._fuse(self._by_modality(self._learn())))
+        return self._embed(self._fuse(self._by_modality(self.content.apart())))
 
     def loss(self, batch: Triplets) -> Losses:
-        graphs = self._item_graphs or self._learn()
+        graphs = self._item_graphs or self.content.apart()
         self._item_graphs = [[part.detach() for part in parts] for parts in graphs]
         by_modality = self._by_modality(graphs)
         fused = self._fuse(by_modality)
@@ -121,29 +106,15 @@ class MICRO(Recommender):
             "reg": self.config.reg_weight * half_squared(*rows) / len(batch.user),
         }
         if self.config.contrast_weight > 0:
-            for modality, part, known in zip(self.features.dims, by_modality, self.known, strict=True):
+            parts = zip(self.content.features.dims, by_modality, self.content.known, strict=True)
+            for modality, part, known in parts:
                 term = self._contrast(part, fused, known.nonzero().squeeze(1))
                 losses[f"contrast_{modality}"] = self.config.contrast_weight * term
         return losses
 
     def modality_embeddings(self) -> dict[str, Tensor]:
-        return dict(zip(self.features.dims, self._by_modality(self._learn()), strict=True))
-
-    def _learn(self) -> list[list[LearnedGraph]]:
-        """Find alike items by what the parameters say now: for each modality two graphs whose sum is A_m."""
-        graphs = []
-        for modality, known in zip(self.features.dims, self.known, strict=True):
-            vectors = self.project(modality, self.features.rows(modality))
-            learned = neighbor_graph(vectors, self.config.n_neighbors, known)
-            scale = inverse_root(learned.row_sums())
-            fixed = cast(SparseGraph, self.get_submodule(f"fixed_{modality}"))
-            graphs.append(
-                [
-                    learned.scaled((1 - self.config.fixed_share) * scale, scale),
-                    LearnedGraph(fixed, self.config.fixed_share * fixed.values),
-                ]
-            )
-        return graphs
+        by_modality = self._by_modality(self.content.apart())
+        return dict(zip(self.content.features.dims, by_modality, strict=True))
 
     def _by_modality(self, graphs: list[list[LearnedGraph]]) -> list[Tensor]:
         """Give h_m, (I, D) each."""
@@ -153,7 +124,7 @@ class MICRO(Recommender):
     def _fuse(self, by_modality: list[Tensor]) -> Tensor:
         """Give h, (I, D)."""
         stacked = torch.stack(by_modality)
-        shares: Tensor = self.attention(stacked, self.known)  # (M, I)
+        shares: Tensor = self.attention(stacked, self.content.known)  # (M, I)
         return (shares[:, :, None] * stacked).sum(dim=0)
 
     def _embed(self, alike: Tensor) -> Embeddings:

@@ -52,7 +52,7 @@ from triptych.models.registry import register
 from triptych.nn.content import FeatureBank, FeatureTraining
 from triptych.nn.embedding import NodeEmbedding, take_rows
 from triptych.nn.gaussian import Bottleneck, GaussianEncoders, InfoNCEBound, JensenShannonBound
-from triptych.nn.views import Predictor
+from triptych.nn.views import Predictor, mutual_losses
 from triptych.scorer import Embeddings
 
 
@@ -150,10 +150,7 @@ class MSI(Recommender):
             item, item_at = torch.arange(self.n_items, device=item.device), batch.pos
         users = self.predict.views(take_rows(nodes.users, user), user_at)
         items = self.predict.views(take_rows(nodes.items, item), item_at)
-        losses = {
-            "user_to_item": cosine_distance(users.online, items.target),
-            "item_to_user": cosine_distance(items.online, users.target),
-        }
+        losses = mutual_losses(users, items)
         codes = self.encode(self.features, item)
         means = [code.mean for code in codes]
         drawn = [code.draw() for code in codes] if self.draws else means

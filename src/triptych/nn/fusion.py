@@ -32,4 +32,16 @@ class QueryAttention(nn.Module):
         scores: Tensor = self.score(parts).squeeze(-1)  # (M, n)
         if has is None:
             return scores.softmax(dim=0)
-        return torch.where(has, scores, torch.finfo(scores.dtype).min).softmax(dim=0) * has
+        return masked_softmax(scores, has)
+
+
+def masked_softmax(scores: Tensor, has: Tensor) -> Tensor:
+    """Share out 1 among the modalities each node has, 0 among none.
+
+    Args:
+        scores: (M, n) or, of all nodes alike, (M, 1).
+        has: (M, n) bool, which modalities a node has.
+
+    Returns: (M, n).
+    """
+    return torch.where(has, scores, torch.finfo(scores.dtype).min).softmax(dim=0) * has

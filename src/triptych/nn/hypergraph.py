@@ -8,10 +8,28 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triptych.nn.dropout import dropout
+
+
+class HypergraphSettings(BaseModel):
+    """Settings of soft hyperedges, for models that have them; the defaults are LGMRec's for Amazon Baby."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    n_hyperedges: int = Field(4, gt=0)
+    """Hyperedges of each modality; LGMRec's authors search 2, 4, 8, ... 256."""
+    n_hyper_layers: int = Field(1, gt=0)
+    """n, how often vectors pass through the hyperedges; LGMRec's authors search 1 to 4."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """Rate for memberships, one minus LGMRec's keep rate, of which its authors search all tenths."""
+    temperature: float = Field(0.2, gt=0)
+    """t, what logits of memberships are divided by, and cosines of the contrast."""
+    scoring_noise: bool = False
+    """Whether scores keep Gumbel noise in the memberships, one draw that belongs to the model's state."""
 
 
 class HyperView(NamedTuple):
@@ -45,33 +63,18 @@ class SoftHypergraph(nn.Module):
     Args:
         has: (N, M) bool, which nodes have which modality.
         n_users: U.
-        n_hyperedges: A.
-        n_layers: how often vectors pass, at least once.
-        temperature: what logits and noise are divided by, above 0.
-        dropout: rate for memberships.
-        fixed_noise: outside training, add noise that is drawn here, once, and belongs to the state.
+        settings: of the hyperedges. With `scoring_noise`, the noise outside training is drawn here, once.
     """
 
     has: Tensor
     noise: Tensor | None  # (N, M, A)
 
-    def __init__(
-        self,
-        has: Tensor,
-        n_users: int,
-        n_hyperedges: int,
-        *,
-        n_layers: int,
-        temperature: float,
-        dropout: float,
-        fixed_noise: bool,
-    ) -> None:
+    def __init__(self, has: Tensor, n_users: int, settings: HypergraphSettings) -> None:
         super().__init__()
-        self.n_users, self.n_layers = n_users, n_layers
-        self.temperature, self.dropout = temperature, dropout
+        self.n_users, self.settings = n_users, settings
         self.register_buffer("has", has, persistent=False)
-        noise = gumbel_like(torch.empty(*has.shape, n_hyperedges)) if fixed_noise else None
-        self.register_buffer("noise", noise)
+        shape = (*has.shape, settings.n_hyperedges)
+        self.register_buffer("noise", gumbel_like(torch.empty(shape)) if settings.scoring_noise else None)
 
     def forward(self, logits: Tensor, start: Tensor) -> HyperView:
         """Show all nodes what comes through the hyperedges.
@@ -84,7 +87,7 @@ class SoftHypergraph(nn.Module):
         items = members[:, self.n_users :]
         size = items.shape[1] / items.shape[2]
         edges = items.mT @ start / size  # (M, A, D)
-        for _ in range(self.n_layers - 1):
+        for _ in range(self.settings.n_hyper_layers - 1):
             edges = items.mT @ (items @ edges) / size
         return HyperView(members, edges, members @ edges, self.has.T)
 
@@ -94,8 +97,8 @@ class SoftHypergraph(nn.Module):
             logits = logits + gumbel_like(logits)
         elif self.noise is not None:
             logits = logits + self.noise
-        members = (logits / self.temperature).softmax(dim=2) * self.has[:, :, None]
-        return dropout(members, self.dropout, self.training)
+        members = (logits / self.settings.temperature).softmax(dim=2) * self.has[:, :, None]
+        return dropout(members, self.settings.dropout, self.training)
 
 
 def gumbel_like(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from triptych.losses import cosine_distance
 from triptych.nn.dropout import dropout
 from triptych.nn.embedding import take_rows
 
@@ -41,3 +42,14 @@ class Predictor(nn.Linear):
         """
         target = dropout(rows.detach(), self.rate, self.training)
         return Views(take_rows(self(rows), at), take_rows(target, at))
+
+
+def mutual_losses(users: Views, items: Views) -> dict[str, Tensor]:
+    """Have the users and the items of a batch's pairs predict each other: mean of 1 - cos, either way.
+
+    Source: BM3 (arXiv:2207.05969), section on the graph reconstruction loss.
+    """
+    return {
+        "user_to_item": cosine_distance(users.online, items.target),
+        "item_to_user": cosine_distance(items.online, users.target),
+    }

@@ -162,6 +162,7 @@ class Trainer:
         if best:
             self.progress.best_epoch, self.progress.best_value = epoch, value
             self.progress.evaluations_without_gain = 0
+            self.best = {}  # so that two sets of best weights are never held
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         else:
             self.progress.evaluations_without_gain += 1
@@ -199,6 +200,8 @@ class Trainer:
             total.backward()
             for optimizer in optimizers:
                 optimizer.step()
+                if not self.config.zero_missing_grads:
+                    optimizer.zero_grad()  # not held while the next step is computed
             log.add(step.losses)
 
     def _autocast(self) -> AbstractContextManager[Any]:
