@@ -215,12 +215,21 @@ def test_nobody_there(tmp_path, site):
     assert next(iter(report.failed)).startswith("there is no network, or 127.0.0.1 does not answer")
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a shell's background jobs begin with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_whole_files_and_the_note(site, send, shop, tmp_path):
     site.answers["/gone.jpg"] = lambda handler: send(handler, 404)
 
     def interrupt(handler):
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.3)  # time for the main thread, on a busy machine
+        time.sleep(0.05)
         send(handler, 200, JPG)
 
     site.answers["/3.jpg"] = interrupt
