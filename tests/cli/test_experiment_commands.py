@@ -138,7 +138,7 @@ def test_reproduce_lists_estimates_and_trains(tmp_path: Path, capsys):
     assert "2" in {table["table"] for table in answer(capsys, "reproduce", "sand")["tables"]}
     command = ["reproduce", "sand", 2, "--data", f"baby={tmp_path / 'shop'}", "--row", "MF-BPR", "--device", "cpu",
                "--out", tmp_path / "e"]  # fmt: skip
-    estimate = answer(capsys, *command, "--dry-run")
+    (estimate,) = answer(capsys, *command, "--dry-run")["estimates"]
     assert [(row["row"], row["missing"], row["known"]) for row in estimate["rows"]] == [("MF-BPR", 1, False)]
     assert not (tmp_path / "e" / "runs").exists()
     (table,) = answer(capsys, *command)["tables"]
@@ -147,7 +147,7 @@ def test_reproduce_lists_estimates_and_trains(tmp_path: Path, capsys):
     ours = cells["recall@20"]["ours"]["mean"]
     assert cells["recall@20"]["relative"] == pytest.approx(ours / 0.0575 - 1)
     assert load(table["comparison"]["systems"][0]["runs"][0]).record.test["recall@20"] == ours
-    again = answer(capsys, *command, "--dry-run")
+    (again,) = answer(capsys, *command, "--dry-run")["estimates"]
     assert [(row["missing"], row["known"]) for row in again["rows"]] == [(0, True)]
     assert again["seconds"] == 0
 

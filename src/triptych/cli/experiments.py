@@ -238,7 +238,7 @@ def reproduce(
         out.print("Data sets: " + ", ".join(plan.datasets), highlight=False, markup=False)
         return
     numbers = read_seeds(seeds)
-    found = []
+    found, estimates = [], []
     for name, folder in _read_data(data or []).items():
         systems = table_systems(plan, table, name, rows)
         bench = _Bench(
@@ -254,7 +254,8 @@ def reproduce(
             out_folder,
         )
         if dry_run:
-            bench.estimate(systems, numbers, f"{plan.paper}, table {table} on {name}", as_json)
+            title = f"{plan.paper}, table {table} on {name}"
+            estimates.append(bench.estimate(systems, numbers, title, quiet=as_json))
             continue
         with bench.progress(len(systems) * len(numbers)) as progress:
             result = reproduce_table(
@@ -271,8 +272,9 @@ def reproduce(
         file = re.sub(r"[^a-z0-9]+", "-", f"{plan.paper}-table-{table}-{name}".lower()).strip("-")
         bench.write(f"{file}.json", result.model_dump(mode="json"), result.comparison)
         found.append(result)
-    if as_json and not dry_run:
-        print_json({"tables": [result.model_dump(mode="json") for result in found]})
+    if as_json:
+        tables = [result.model_dump(mode="json") for result in found]
+        print_json({"estimates": estimates} if dry_run else {"tables": tables})
         return
     for result in found:
         _print_reproduced(result)
@@ -360,17 +362,17 @@ class _Bench:
         out.print(f"\nWritten: {path}, and .html, .md, .tex beside it", highlight=False, markup=False)
 
     def estimate(
-        self, systems: Mapping[str, Recipe], seeds: Sequence[int], title: str, as_json: bool
-    ) -> None:
-        """Print what training would cost."""
+        self, systems: Mapping[str, Recipe], seeds: Sequence[int], title: str, *, quiet: bool
+    ) -> dict[str, Any]:
+        """Say what training would cost, and print it unless `quiet`."""
         from triptych.experiments.reproduction import ASSUMED_EPOCHS, estimate
 
         costs = estimate(systems, self.split, seeds, self.workshop, self._measured_epoch())
         total = sum(cost.seconds for cost in costs)
-        if as_json:
-            rows = [{**cost.model_dump(mode="json"), "seconds": cost.seconds} for cost in costs]
-            print_json({"title": title, "rows": rows, "seconds": total})
-            return
+        rows = [{**cost.model_dump(mode="json"), "seconds": cost.seconds} for cost in costs]
+        answer = {"title": title, "rows": rows, "seconds": total}
+        if quiet:
+            return answer
         print_table(
             title,
             ["row", "missing", "s/epoch", "epochs", "minutes"],
@@ -382,6 +384,7 @@ class _Bench:
             notes=f"{total / 3600:.1f} hours one after the other. ~: never trained here; one epoch was "
             f"measured, and {ASSUMED_EPOCHS} epochs, or the recipe's limit, are assumed.",
         )  # fmt: skip
+        return answer
 
     def _measured_epoch(self) -> Callable[[Recipe], float]:
         from triptych.runs import train

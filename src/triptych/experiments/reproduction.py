@@ -171,6 +171,7 @@ class Cost(BaseModel):
     missing: int
     """Seeds that are not trained yet."""
     seconds_per_epoch: float
+    """With the evaluation after it."""
     epochs: int
     """As many as the row's own runs took, if there are any, else `ASSUMED_EPOCHS`."""
     known: bool
@@ -209,7 +210,9 @@ def estimate(
         records = [_record(folder) for folder in folders.values() if (folder / RUN).is_file()]
         missing = len(folders) - len(records)
         if records:
-            seconds = float(np.median([record.seconds_per_epoch for record in records]))
+            seconds = float(
+                np.median([record.seconds_per_epoch + record.seconds_per_evaluation for record in records])
+            )
             epochs = int(np.median([len(record.history) for record in records]))
         else:
             limit = recipe.configs().training.epochs
