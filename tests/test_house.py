@@ -49,6 +49,7 @@ def test_only_those_who_compute_name_a_device():
                 "cli/",
                 "runs/",
                 "experiments/",
+        "serving/",
                 "report/doctor.py",
                 "testing/",
             )
@@ -69,7 +70,8 @@ def test_only_some_rooms_touch_the_disk():
         "graph/store.py",
         "report/",
         "experiments/",
-        "cli/models.py",
+        "serving/",
+        "cli/evaluation.py",
         "cli/experiments.py",
         "cli/search.py",
     )

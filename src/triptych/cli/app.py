@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import typer
 
-from triptych.cli import data, demo, experiments, fetch, models, search  # noqa: F401  their functions enter the application
+from triptych.cli import data, demo, evaluation, experiments, fetch, listing, search, training, use  # noqa: F401  their functions enter the application
 from triptych.cli.base import app
 from triptych.cli.output import print_error
 from triptych.errors import StorageError, TriptychError
