@@ -11,7 +11,7 @@ from triptych.losses import (
     embedding_norm,
     half_squared,
     info_nce,
-    log_sum_exp_products,
+    mean_log_sum_exp,
 )
 
 
@@ -137,37 +137,46 @@ def test_info_nce_within_has_the_other_anchors_as_negatives_too():
     assert alone.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("skip", [None, 0, 2])
 @pytest.mark.parametrize("block", [1, 20, 1 << 19])
 def test_products_in_blocks_equal_the_whole_matrix_in_value_and_gradient(monkeypatch, block, skip):
     monkeypatch.setitem(losses._BLOCK, False, block)
     rows, others = normal(7, 4).requires_grad_(), normal(9, 4, seed=1).requires_grad_()
-    ours = log_sum_exp_products(rows, others, 3.0, skip_diagonal=skip)
+    ours = mean_log_sum_exp(rows, others, 3.0, skip=skip)
     products = 3 * rows @ others.T
-    if skip:
-        products = products.masked_fill(torch.eye(7, 9, dtype=torch.bool), -torch.inf)
-    theirs = products.logsumexp(1)
+    if skip is not None:
+        left_out = torch.zeros(7, 9, dtype=torch.bool)
+        left_out.diagonal(skip).fill_(True)
+        products = products.masked_fill(left_out, -torch.inf)
+    theirs = products.logsumexp(1).mean()
     torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-13)
-    weight = normal(7, seed=2)
     torch.testing.assert_close(
-        torch.autograd.grad((ours * weight).sum(), [rows, others]),
-        torch.autograd.grad((theirs * weight).sum(), [rows, others]),
+        torch.autograd.grad(5 * ours, [rows, others]), torch.autograd.grad(5 * theirs, [rows, others])
     )
+    with torch.no_grad():
+        torch.testing.assert_close(mean_log_sum_exp(rows, others, 3.0, skip=skip), theirs)
+
+
+def test_gradients_go_only_where_they_are_wanted():
+    rows, others = normal(5, 3).requires_grad_(), normal(6, 3, seed=1)
+    mean_log_sum_exp(rows, others).backward()
+    assert rows.grad.abs().sum() > 0
+    assert others.grad is None
 
 
 def test_products_far_from_zero_neither_overflow_nor_vanish():
-    rows = torch.tensor([[400.0], [-400.0]])
-    assert log_sum_exp_products(rows, torch.tensor([[1.0], [1.0]])).tolist() == pytest.approx(
-        [400 + math.log(2), -400 + math.log(2)]
-    )
+    others = torch.tensor([[1.0], [1.0]])
+    for far in (400.0, -400.0):
+        mean = mean_log_sum_exp(torch.tensor([[far]]), others)
+        assert mean.item() == pytest.approx(far + math.log(2))
 
 
 def test_products_under_bfloat16_are_summed_in_float32():
     rows = normal(6, 8).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = log_sum_exp_products(rows, rows)
+        half = mean_log_sum_exp(rows, rows)
     assert half.dtype == torch.float32
-    torch.testing.assert_close(half, log_sum_exp_products(rows, rows))
+    torch.testing.assert_close(half, mean_log_sum_exp(rows, rows))
 
 
 def test_cosine_bootstrap_by_hand_and_without_gradient_to_the_target():

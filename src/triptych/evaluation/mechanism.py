@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from triptych.losses import log_sum_exp_products
+from triptych.losses import exponentials, info_nce
 
 _RIDGE = 1e-3
 """Share of its mean variance that each column gets on top before a covariance is inverted."""
@@ -46,9 +46,10 @@ def uniformity(rows: Tensor) -> float:
         rows: (n, D), at least two. Memory is O(n D): pairs are never held.
     """
     unit = F.normalize(rows.double())
-    sums = log_sum_exp_products(unit, unit, 4.0, skip_diagonal=True)  # -2 |a - b|^2 = 4 a.b - 4
+    blocks = exponentials(unit, unit, 4.0, skip=0)  # -2 |a - b|^2 = 4 a.b - 4
+    sums = torch.cat([top + sums.log() for _, _, top, sums in blocks])
     pairs = len(unit) * (len(unit) - 1)
-    return sums.logsumexp(dim=0).item() - 4.0 - math.log(pairs)
+    return sums.logsumexp(dim=(0, 1)).item() - 4.0 - math.log(pairs)
 
 
 def variance_kept(raw: Tensor, embedded: Tensor) -> float:
@@ -117,8 +118,7 @@ def _loss(a: Tensor, b: Tensor, correlation: Tensor, strength: float) -> float:
     weight = strength * correlation / (1 - correlation.pow(2))
     rows = torch.cat([a * weight, torch.ones_like(a[:, :1])], dim=1)
     others = torch.cat([b, -(b.pow(2) @ (weight * correlation / 2))[:, None]], dim=1)
-    loss: float = (log_sum_exp_products(rows, others) - (rows * others).sum(dim=1)).mean().item()
-    return loss
+    return info_nce(rows, others, 1.0, cosine=False).item()
 
 
 class _Whitening:
