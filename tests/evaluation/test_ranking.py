@@ -9,8 +9,18 @@ from triptych.data.dataset import Dataset
 from triptych.data.interactions import LEFT_OUT, TEST, TRAIN, VALID, Interactions
 from triptych.data.split import Pairs, Split
 from triptych.errors import ConfigError, DataError, TrainingError
+from triptych.evaluation import ranking
 from triptych.evaluation.metrics import METRICS
-from triptych.evaluation.ranking import SeenItems, check_lengths, evaluate_ranking, rank_unseen, top_k
+from triptych.evaluation.ranking import (
+    SeenItems,
+    check_lengths,
+    count_hits,
+    evaluate_ranking,
+    find_hits,
+    rank_lists,
+    rank_unseen,
+    top_k,
+)
 from triptych.scorer import Embeddings, EmbeddingScorer
 
 
@@ -330,3 +340,36 @@ def test_the_scorer_is_frozen_and_single_precision():
     assert scores.dtype == torch.float32
     assert not scores.requires_grad
     torch.testing.assert_close(scores, (users[[2, 0]] @ scorer.embeddings.items.double().T).float().detach())
+
+
+@pytest.mark.parametrize("masked", ["train", "train+valid"])
+@pytest.mark.parametrize("seed", range(8))
+def test_places_that_are_counted_are_those_of_the_lists(seed, masked):
+    split = random_split(seed, density=0.1 + 0.1 * seed)
+    scorer = integer_embeddings(seed, split.n_users, split.n_items)  # full of equal scores
+    wanted = split.pairs("test")
+    users = np.unique(wanted.user)
+    lists = rank_lists(scorer, split, users, 9, masked=masked)
+    by_list = find_hits(lists, users, wanted, split.n_items)
+    for block_size in (1, 4, 64):
+        counted = count_hits(scorer, split, wanted, 9, masked=masked, block_size=block_size)
+        np.testing.assert_array_equal(counted, by_list)
+    assert by_list.any()
+
+
+def test_what_is_masked_and_wanted_at_once_is_not_found():
+    split = make_split([(0, 0, TRAIN), (0, 1, TEST)], 1, 3)
+    wanted = Pairs(np.array([0, 0]), np.array([0, 1]))
+    hits = count_hits(TableScorer([[9.0, 5.0, 7.0]]), split, wanted, 3, masked="train")
+    assert hits.tolist() == [[False, True, False]]  # item 2 is better than item 1; item 0 is no candidate
+
+
+def test_many_wanted_items_are_found_in_lists_and_few_by_counting(monkeypatch):
+    split = random_split(3)
+    scorer = integer_embeddings(3, split.n_users, split.n_items)
+    counted = evaluate_ranking(scorer, split, "test", (2, 9))
+    monkeypatch.setattr(ranking, "count_hits", None)  # cannot be called
+    monkeypatch.setattr(ranking, "MOST_COUNTED", 0)
+    listed = evaluate_ranking(scorer, split, "test", (2, 9))
+    for name, values in counted.values.items():
+        np.testing.assert_array_equal(values, listed.values[name])

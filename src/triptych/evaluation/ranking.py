@@ -24,8 +24,11 @@ Masked = Literal["train", "train+valid"]
 """Whose items are no candidates: MMRec masks training items only, so that at test time validation
 items still stand in the list; the other choice masks these too."""
 
-BLOCK_SIZE = 128
+BLOCK_SIZE = 64
 """Users ranked at once: large enough for the product, small enough for its result to stay in cache."""
+
+MOST_COUNTED = 10
+"""Wanted items per user up to which counting the better items is quicker than sorting out the best."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +96,11 @@ def evaluate_ranking(
     n_relevant = np.bincount(wanted.user, minlength=split.n_users)
     users = np.flatnonzero(n_relevant)
     hidden: Masked = masked if part == "test" else "train"
-    lists = rank_lists(scorer, split, users, lengths[-1], masked=hidden, block_size=block_size)
-    hits = find_hits(lists, users, wanted, split.n_items)
+    if len(wanted) > MOST_COUNTED * len(users):
+        lists = rank_lists(scorer, split, users, lengths[-1], masked=hidden, block_size=block_size)
+        hits = find_hits(lists, users, wanted, split.n_items)
+    else:
+        hits = count_hits(scorer, split, wanted, lengths[-1], masked=hidden, block_size=block_size)
     protocol = {
         "part": part,
         "k": list(lengths),
@@ -132,7 +138,7 @@ def rank_lists(
         TrainingError: a score is NaN.
     """
     check_lengths([k], split.n_items)
-    seen = SeenItems([split.train, split.valid] if masked == "train+valid" else [split.train], split.n_users)
+    seen = SeenItems.of(split, masked)
     lists = np.empty((len(users), k), dtype=np.int64)
     for start in range(0, len(users), block_size):
         block = torch.from_numpy(users[start : start + block_size])
@@ -156,6 +162,57 @@ def find_hits(lists: IntArray, users: IntArray, wanted: Pairs, n_items: int) -> 
     return found
 
 
+def count_hits(
+    scorer: Scorer, split: Split, wanted: Pairs, k: int, *, masked: Masked, block_size: int = BLOCK_SIZE
+) -> Hits:
+    """Mark the places at which wanted items stand in the users' lists, without making the lists.
+
+    An item's place is the number of candidates that are better: what `rank_lists` and `find_hits` say of
+    it, in a fraction of the time, as long as few items are wanted of each user.
+
+    Args:
+        scorer: scores all items for some users.
+        split: what to mask.
+        wanted: what there is to find.
+        k: list length K.
+        masked: which items of a user are no candidates.
+        block_size: users ranked at once; changes speed and memory only.
+
+    Returns: (n, K) for the users of `wanted`, ascending.
+
+    Raises:
+        TrainingError: a score is NaN.
+    """
+    seen = SeenItems.of(split, masked)
+    users, first, row = np.unique(wanted.user, return_index=True, return_inverse=True)
+    hits: Hits = np.zeros((len(users), k), dtype=np.bool_)
+    turn = np.arange(len(row)) - first[row]  # 0 for a user's first wanted item, 1 for the second
+    for start in range(0, len(users), block_size):
+        stop = min(start + block_size, len(users))
+        scores = score_unseen(scorer, torch.from_numpy(users[start:stop]), seen)
+        pairs = np.arange(first[start], first[stop] if stop < len(users) else len(row))
+        for now in range(turn[pairs].max() + 1):
+            at = pairs[turn[pairs] == now]
+            here = torch.from_numpy(row[at] - start).to(scores.device)
+            item = torch.from_numpy(wanted.item[at]).to(scores.device)
+            place = _places(scores if len(at) == len(scores) else scores[here], item).cpu().numpy()
+            listed = place < k
+            hits[row[at][listed], place[listed]] = True
+    return hits
+
+
+def _places(scores: Tensor, item: Tensor) -> Tensor:
+    """Count how many items of each row come before one: (B, I), (B,) -> (B,) int64, I for no candidate."""
+    value = scores.gather(1, item[:, None])  # (B, 1)
+    marks = torch.empty_like(scores)  # as numbers, comparisons add up several times faster than as bits
+    place = torch.gt(scores, value, out=marks).sum(dim=1).long()
+    tied = torch.eq(scores, value, out=marks).sum(dim=1) > 1
+    if bool(tied.any()):  # the lower index comes first
+        lower = torch.arange(scores.shape[1], device=scores.device) < item[tied, None]
+        place[tied] += ((scores[tied] == value[tied]) & lower).sum(dim=1)
+    return place.masked_fill_(value[:, 0] == -torch.inf, scores.shape[1])
+
+
 class SeenItems:
     """The items a user already knows, which are no candidates.
 
@@ -170,6 +227,11 @@ class SeenItems:
         order = np.argsort(user, kind="stable")
         self._items = torch.from_numpy(item[order])
         self._offsets = torch.from_numpy(row_offsets(user[order], n_users))
+
+    @classmethod
+    def of(cls, split: Split, masked: Masked) -> SeenItems:
+        """Take the items of the parts that are masked."""
+        return cls([split.train, split.valid] if masked == "train+valid" else [split.train], split.n_users)
 
     def mask(self, scores: Tensor, users: Tensor) -> Tensor:
         """Set the scores (B, I) of seen items to -inf, in place: float16 could not hold a large negative."""
@@ -198,6 +260,15 @@ def rank_unseen(scorer: Scorer, users: Tensor, seen: SeenItems, k: int) -> tuple
     Raises:
         TrainingError: a score is NaN.
     """
+    return top_k(score_unseen(scorer, users, seen), k)
+
+
+def score_unseen(scorer: Scorer, users: Tensor, seen: SeenItems) -> Tensor:
+    """Score all items for some users, and seen ones with -inf: (B,) int64 on the CPU -> (B, I).
+
+    Raises:
+        TrainingError: a score is NaN.
+    """
     scores = scorer.score(users)
     if bool(scores.sum().isnan()) and bool(scores.isnan().any()):
         raise TrainingError(
@@ -205,7 +276,7 @@ def rank_unseen(scorer: Scorer, users: Tensor, seen: SeenItems, k: int) -> tuple
             wanted="finite embeddings",
             fix="Train again with a smaller learning_rate, or check the features",
         )
-    return top_k(seen.mask(scores, users), k)
+    return seen.mask(scores, users)
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,382 @@
+"""Epochs, evaluation, set-up and memory of the models that enoche/MMRec has too, its own code beside ours.
+
+    git clone https://github.com/enoche/MMRec PEER     # its needs: pandas, pyyaml, torch_geometric, tqdm
+    python -m benchmarks.peer PEER                      # on Baby's interactions
+    python -m benchmarks.peer PEER lightgcn mgcn --size sports --rounds 3 --json FILE
+
+Each measurement is a process of its own, theirs and ours in turns. Both get the same split and the same
+generated features (4,096 columns for images, 384 for texts, the sizes of the real ones), batches of 2,048,
+vectors of 64, the settings below. An epoch is what it begins with, plus its first batch, plus the median of
+the next ones times their number: all from the sampler to the optimiser's step. Evaluation ranks all items
+for validation and test once each.
+
+MMRec as published does not run on current libraries: calls that numpy and scipy have dropped, and
+`.cuda()`, are put back while it is loaded; what it computes stays as it is. Where it lets raw features learn
+and Triptych by default does not, rows with `frozen` hold them still in both, and `learned` in neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH_SIZE, DIM = 2_048, 64
+WIDTHS = {"image": 4_096, "text": 384}
+LENGTHS = [5, 10, 20, 50]
+LATER = 6
+"""Batches that are measured after the first."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One model in both toolboxes.
+
+    Args:
+        peer: its name there.
+        ours: its name here.
+        peer_settings: what is set there.
+        our_settings: what is set here, so that both do the same work.
+        frozen: hold the peer's feature tables still.
+    """
+
+    peer: str
+    ours: str
+    peer_settings: Mapping[str, Any] = field(default_factory=dict)
+    our_settings: Mapping[str, Any] = field(default_factory=dict)
+    frozen: bool = False
+
+
+PAIRS = {
+    "mf-bpr": Pair("BPR", "mf-bpr", {"reg_weight": 0.1}, {"reg_weight": 0.1}),
+    "lightgcn": Pair("LightGCN", "lightgcn", {"n_layers": 2, "reg_weight": 1e-4}, {"n_layers": 2}),
+    "layergcn": Pair(
+        "LayerGCN",
+        "layergcn",
+        {"n_layers": 4, "dropout": 0.1, "reg_weight": 1e-3},
+        {"n_layers": 4, "edge_dropout": 0.1},
+    ),
+    "vbpr": Pair("VBPR", "vbpr", {"reg_weight": 1.0}),
+    "bm3 frozen": Pair(
+        "BM3",
+        "bm3",
+        {"n_layers": 1, "dropout": 0.3, "reg_weight": 0.1},
+        {"n_layers": 1, "dropout": 0.3},
+        frozen=True,
+    ),
+    "freedom frozen": Pair("FREEDOM", "freedom", {"dropout": 0.8, "reg_weight": 1e-3}, {}, frozen=True),
+    "freedom learned": Pair(
+        "FREEDOM", "freedom", {"dropout": 0.8, "reg_weight": 1e-3}, {"train_features": True}
+    ),
+    "slmrec": Pair(
+        "SLMRec",
+        "slmrec",
+        {"learning_rate": 1e-3, "ssl_temp": 0.2, "ssl_alpha": 0.1, "reg": 1e-4},
+        {"n_layers": 3},
+    ),
+    "mgcn frozen": Pair("MGCN", "mgcn", {"cl_loss": 0.01}, {"contrast_weight": 0.01}, frozen=True),
+    "lattice": Pair("LATTICE", "lattice", {"learning_rate": 5e-4, "reg_weight": 1e-5}),
+    "lgmrec": Pair(
+        "LGMRec",
+        "lgmrec",
+        {"n_ui_layers": 2, "n_mm_layers": 2, "n_hyper_layer": 1, "hyper_num": 4, "keep_rate": 0.5}
+        | {"alpha": 0.3, "cl_weight": 1e-4, "reg_weight": 1e-6},
+    ),
+    "dualgnn": Pair(
+        "DualGNN", "dualgnn", {"aggr_mode": "add", "reg_weight": 0.1, "learning_rate": 1e-4}
+    ),
+    "grcn": Pair("GRCN", "grcn", {"reg_weight": 1e-2, "learning_rate": 1e-3}),
+    "mmgcn": Pair("MMGCN", "mmgcn", {"reg_weight": 1e-3, "learning_rate": 1e-3}),
+}  # fmt: skip
+
+
+class Stopwatch:
+    """CPU seconds of this process between calls."""
+
+    def __init__(self) -> None:
+        self.last = time.process_time()
+
+    def lap(self) -> float:
+        """Say how long it was since the last call, or since this was made."""
+        before, self.last = self.last, time.process_time()
+        return self.last - before
+
+
+class Timed:
+    """Passes on the first batches of an epoch, and notes how long each takes from one to the next."""
+
+    def __init__(self, batches: Any, n: int) -> None:
+        self.batches, self.n, self.seconds = batches, n, list[float]()
+
+    def __iter__(self) -> Iterator[Any]:
+        watch = Stopwatch()
+        for batch in islice(self.batches, self.n):
+            yield batch
+            self.seconds.append(watch.lap())
+
+
+def epoch_seconds(start: float, batches: list[float], n_batches: int) -> float:
+    """Put together an epoch from its beginning and some of its batches."""
+    return start + batches[0] + (n_batches - 1) * median(batches[1:])
+
+
+def measure_ours(pair: Pair, folder: Path) -> dict[str, float]:
+    """Train the first batches of an epoch here, and evaluate."""
+    import torch
+
+    from triptych.data.dataset import Dataset
+    from triptych.data.split import Split
+    from triptych.evaluation.ranking import evaluate_ranking
+    from triptych.models.base import ModelInputs
+    from triptych.models.registry import create_model, make_config, model_entry
+    from triptych.training.config import TrainConfig
+    from triptych.training.sampler import TripletSampler
+    from triptych.training.trainer import LossLog, Trainer, isolated_rng
+
+    cpu = torch.device("cpu")
+    split = Split.by_label(Dataset.load(folder / "ours"))
+    watch = Stopwatch()
+    with isolated_rng(1, cpu):
+        inputs = ModelInputs.from_split(split.without_test())
+        model = create_model(make_config(model_entry(pair.ours).config, pair.our_settings), inputs)
+        sampler = TripletSampler(
+            inputs.user, inputs.item, inputs.n_users, inputs.n_items,
+            batch_size=BATCH_SIZE, negatives=model.negatives, seed=1,
+        )  # fmt: skip
+        n_batches = sampler.n_batches
+        trainer = Trainer(model, sampler, lambda _: {}, TrainConfig(batch_size=BATCH_SIZE), device=cpu)
+        setup = watch.lap()
+        model.train()
+        trainer._drive(model.epoch_steps(1), LossLog())
+        start = watch.lap()
+        timed = Timed(sampler.epoch(), 1 + LATER)
+        for batch in timed:
+            trainer._drive(model.batch_steps(batch), LossLog())
+        watch.lap()
+        scorer = model.scorer()
+        for part in ("valid", "test"):
+            evaluate_ranking(scorer, split, part, LENGTHS)
+        evaluation = watch.lap()
+    return {
+        "setup": setup,
+        "epoch": epoch_seconds(start, timed.seconds, n_batches),
+        "evaluation": evaluation,
+    }
+
+
+def measure_peer(pair: Pair, folder: Path, peer: Path) -> dict[str, float]:
+    """Train the first batches of an epoch with MMRec's loop, and evaluate as it does."""
+    import logging
+
+    _put_back_what_is_gone()
+    os.chdir(peer / "src")
+    sys.path.insert(0, str(peer / "src"))
+    from utils.configurator import Config  # type: ignore[import-not-found]
+    from utils.dataloader import EvalDataLoader, TrainDataLoader  # type: ignore[import-not-found]
+    from utils.dataset import RecDataset  # type: ignore[import-not-found]
+    from utils.utils import get_model, get_trainer, init_seed  # type: ignore[import-not-found]
+
+    logging.disable(logging.CRITICAL)
+    overrides = {"use_gpu": False, "data_path": f"{folder}/", "train_batch_size": BATCH_SIZE, "seed": 1}
+    overrides |= {"inter_file_name": "theirs.inter", "vision_feature_file": "image_feat.npy", "topk": LENGTHS}
+    overrides |= {"text_feature_file": "text_feat.npy", "user_graph_dict_file": "user_graph_dict.npy"}
+    config = Config(pair.peer, "theirs", overrides | dict(pair.peer_settings), False)
+    for name, value in {"USER_ID_FIELD": "userID", "ITEM_ID_FIELD": "itemID"}.items():
+        config[name] = value
+    parts = RecDataset(config).split()
+    for part in parts:
+        str(part)  # which is where it counts its rows
+    train = TrainDataLoader(config, parts[0], batch_size=BATCH_SIZE, shuffle=True)
+    rest = [EvalDataLoader(config, part, additional_dataset=parts[0], batch_size=4096) for part in parts[1:]]
+    init_seed(1)
+    train.pretrain_setup()
+    n_batches = -(-len(parts[0]) // BATCH_SIZE)
+    watch = Stopwatch()
+    model = get_model(pair.peer)(config, train).to("cpu")
+    if pair.frozen:
+        for name in ("image_embedding", "text_embedding"):
+            getattr(model, name).weight.requires_grad_(False)
+    trainer = get_trainer()(config, model, False)
+    setup = watch.lap()
+    model.pre_epoch_processing()
+    start = watch.lap()
+    timed = Timed(train, 1 + LATER)
+    trainer._train_epoch(timed, 0)
+    watch.lap()
+    for part in rest:
+        trainer.evaluate(part)
+    evaluation = watch.lap()
+    return {
+        "setup": setup,
+        "epoch": epoch_seconds(start, timed.seconds, n_batches),
+        "evaluation": evaluation,
+    }
+
+
+def _put_back_what_is_gone() -> None:
+    """Give numpy, scipy and torch what MMRec calls, and empty modules for pictures, which it never opens."""
+    from types import ModuleType
+
+    import scipy.sparse
+    import torch
+
+    def missing(name: str) -> Any:
+        raise AttributeError(name)
+
+    for name in ("lmdb", "torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
+        module: Any = ModuleType(name)
+        module.pad = module.resize = missing
+        sys.modules[name] = module
+    sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]  # type: ignore[attr-defined]
+    vars(np)["float"] = float
+    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign,assignment]
+
+    def scatter_add(source: Any, index: Any, dim: int = 0, dim_size: int | None = None) -> Any:
+        return source.new_zeros(dim_size).index_add(dim, index, source)
+
+    scatter: Any = ModuleType("torch_scatter")
+    scatter.scatter_add = scatter_add
+    sys.modules["torch_scatter"] = scatter
+
+    def update(self: Any, entries: dict[tuple[int, int], float]) -> None:
+        self._dict.update(entries)
+
+    scipy.sparse.dok_matrix._update = update
+
+
+def write_data(folder: Path, size: str) -> dict[str, Any]:
+    """Put the split into a folder, once for each toolbox; say what is in it."""
+    import scipy.sparse
+
+    from benchmarks.data import sized_split
+    from triptych.data.dataset import Dataset
+    from triptych.data.export import export_mmrec
+    from triptych.data.features import ItemFeatures
+    from triptych.data.split import Split
+
+    sized = sized_split(size)
+    split, rng = sized.split, np.random.default_rng(7)
+    features = {
+        name: ItemFeatures.dense(
+            rng.standard_normal((split.n_items, width), dtype=np.float32), source="generated"
+        )
+        for name, width in WIDTHS.items()
+    }
+    labelled = split.data.interactions.with_label(split.part)
+    data = Dataset("theirs", labelled, split.data.item_table, features)
+    data.save(folder / "ours")
+    export_mmrec(data, folder / "theirs", split=Split.by_label(data))
+    shape, ones = (split.n_users, split.n_items), np.ones(len(split.train))
+    pairs = scipy.sparse.csr_matrix((ones, (split.train.user, split.train.item)), shape=shape)
+    common = (pairs @ pairs.T).tolil()  # what DualGNN there wants ready: a user's 200 likest users and counts
+    common.setdiag(0)
+    common = common.tocsr()
+    graph = {}
+    for user in range(split.n_users):
+        row = slice(common.indptr[user], common.indptr[user + 1])
+        order = np.argsort(-common.data[row], kind="stable")[:200]
+        graph[user] = [common.indices[row][order].tolist(), common.data[row][order].tolist()]
+    np.save(folder / "theirs" / "user_graph_dict.npy", np.array(graph, dtype=object), allow_pickle=True)
+    return sized.facts()
+
+
+def main() -> None:
+    """Measure in turns and print the ratios, or, in a process of its own, measure once."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("peer", type=Path, help="a checkout of MMRec")
+    parser.add_argument("pairs", nargs="*", help="of: " + ", ".join(PAIRS))
+    parser.add_argument("--size", default="baby", choices=["baby", "sports"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--once", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.once:
+        _measure_once(arguments)
+        return
+    from benchmarks.machine import machine_facts
+
+    with tempfile.TemporaryDirectory() as name:
+        facts = write_data(Path(name), arguments.size)
+        measured: dict[str, dict[str, list[dict[str, float]]]] = {}
+        for _ in range(arguments.rounds):
+            for pair in arguments.pairs or PAIRS:
+                for side in ("theirs", "ours"):
+                    found = _in_process(arguments, pair, side, Path(name))
+                    measured.setdefault(pair, {}).setdefault(side, []).append(found)
+                print(_line(pair, measured[pair]), flush=True)
+    report = {"machine": machine_facts(), **facts, "rounds": arguments.rounds, "models": measured}
+    print("\n| model |" + "".join(f" {what} theirs | ours | ratio |" for what in WHATS))
+    print("|---|" + "---|" * (3 * len(WHATS)))
+    for pair, sides in measured.items():
+        print(_line(pair, sides))
+    for what in WHATS:
+        ratios = [
+            _median(sides["theirs"], what) / _median(sides["ours"], what) for sides in measured.values()
+        ]
+        print(f"{what}: median of {len(ratios)} ratios {median(ratios):.1f}, lowest {min(ratios):.1f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+WHATS = ("epoch", "evaluation", "setup", "peak")
+
+
+def _measure_once(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from benchmarks.machine import resident_bytes
+
+    torch.set_num_threads(arguments.threads)
+    (name,) = arguments.pairs
+    if arguments.once == "ours":
+        found = measure_ours(PAIRS[name], arguments.folder)
+    else:
+        found = measure_peer(PAIRS[name], arguments.folder, arguments.peer)
+    print(json.dumps(found | {"peak": resident_bytes("VmHWM") / 2**20}))
+
+
+def _in_process(arguments: argparse.Namespace, pair: str, side: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.peer", str(arguments.peer.resolve()), pair, "--once", side]
+    command += ["--folder", str(folder), "--threads", str(arguments.threads)]
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
+    if side == "ours":
+        environment["THP_MEM_ALLOC_ENABLE"] = "1"  # as the `triptych` command does
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{pair}, {side}:\n{done.stderr[-3000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _median(found: list[dict[str, float]], what: str) -> float:
+    return median(entry[what] for entry in found)
+
+
+def _line(pair: str, sides: Mapping[str, list[dict[str, float]]]) -> str:
+    cells = []
+    for what in WHATS:
+        theirs, ours = (_median(sides[side], what) for side in ("theirs", "ours"))
+        shown = "{:,.0f}" if what == "peak" else "{:.2f}"
+        cells += [shown.format(theirs), shown.format(ours), f"{theirs / ours:.1f}"]
+    return f"| {pair} | " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
