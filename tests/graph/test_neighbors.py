@@ -321,3 +321,9 @@ def test_a_row_of_zeros_has_no_neighbours_and_is_nobodys():
     row, col, _ = knn_edges(ItemFeatures.dense(values), 2)
     assert 1 not in row.tolist()
     assert 1 not in col.tolist()
+
+
+def test_rows_of_zeros_have_no_neighbours_and_are_nobodys():
+    features = ItemFeatures.dense(np.zeros((6, 3), dtype=np.float32), source="zeros")
+    assert [len(part) for part in knn_edges(features, 2)] == [0, 0, 0]
+    assert item_graph(knn_edges(features, 2), 6).to_dense().abs().sum() == 0

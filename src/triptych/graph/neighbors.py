@@ -75,7 +75,7 @@ def knn_edges(features: ItemFeatures, n_neighbors: int) -> tuple[Tensor, Tensor,
     """List each item's nearest neighbours as edges: row (E,), col (E,), cosine (E,).
 
     A given item graph is used as it is, except that each row keeps at most its `n_neighbors`
-    heaviest edges. Items without the modality have no edges.
+    heaviest edges. Items without the modality, or with a row of zeros, have no edges.
     """
     if features.graph is not None:
         graph = features.graph.strongest(n_neighbors, features.n_items)
@@ -83,6 +83,9 @@ def knn_edges(features: ItemFeatures, n_neighbors: int) -> tuple[Tensor, Tensor,
     assert features.values is not None  # one of the two is there, ItemFeatures makes sure
     values = torch.from_numpy(features.values)
     present = torch.from_numpy(features.present) & values.any(dim=1)  # a row of zeros points nowhere
+    if not bool(present.any()):
+        nobody = torch.empty(0, dtype=torch.int64)
+        return nobody, nobody, torch.empty(0)
     indices, cosines = nearest_neighbors(values, n_neighbors, present)
     row = torch.arange(features.n_items).repeat_interleave(n_neighbors)
     keep = present[row]
