@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -261,24 +262,81 @@ def split(
     _show(labelled, as_json=as_json, where=out_folder)
 
 
-@app.command(epilog="Example: `triptych export data/shop --to mmrec --out shop-for-mmrec`")
+@app.command(
+    epilog="Example: `triptych export data/shop --to mmrec --out shop-for-mmrec`, or `triptych export "
+    "runs/freedom-shop-seed7 --to vectors --out vectors`"
+)
 def export(
-    data: DataFolder,
-    to: Annotated[str, typer.Option(help="mmrec or recbole.")],
-    out_folder: Annotated[Path, typer.Option("--out", help="The folder to make.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A data set folder made by `triptych prepare`, or a run folder made by `triptych train`.",
+            metavar="DATA|RUN",
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Of a data set: mmrec or recbole. Of a run: vectors (Parquet), faiss (an index of items) "
+            "or postgres (tables)."
+        ),
+    ],
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="The folder to make; postgres needs none.")
+    ] = None,
     kind: SplitKind = None,
     split_seed: SplitSeed = 999,
+    index: Annotated[
+        str, typer.Option(help="How the FAISS index searches: hnsw (finds more) or ivf (is built faster).")
+    ] = "hnsw",
+    url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRIPTYCH_DATABASE",
+            show_envvar=False,
+            help="postgresql://USER@HOST/DATABASE, or $TRIPTYCH_DATABASE; the password in ~/.pgpass or "
+            "$PGPASSWORD.",
+        ),
+    ] = None,
+    schema: Annotated[str, typer.Option(help="Where in the database the tables are.")] = "public",
+    array: Annotated[
+        bool, typer.Option("--array", help="Write real[] columns, for databases without pgvector.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write a data set as the files another toolbox reads, split in the same way."""
-    from triptych.data.dataset import Dataset
-    from triptych.data.export import export_mmrec, export_recbole
+    """Write a data set as the files of another toolbox, or a run's vectors for what searches them."""
+    choice = read_choice("--to", to, ("mmrec", "recbole", "vectors", "faiss", "postgres"))
+    if choice == "postgres" and (url is None or out_folder is not None):
+        raise ConfigError(
+            f"--to postgres {'without --url' if url is None else 'with --out'}",
+            wanted="the address of a database, and no folder",
+            fix="Name it with --url, or in $TRIPTYCH_DATABASE",
+        )
+    if choice != "postgres" and out_folder is None:
+        raise ConfigError(f"--to {choice} without --out", wanted="a folder to make", fix="Name it with --out")
+    place = str(url) if choice == "postgres" else str(out_folder)
+    facts: Mapping[str, Any]
+    if choice in ("mmrec", "recbole"):
+        from triptych.data.dataset import Dataset
+        from triptych.data.export import export_mmrec, export_recbole
 
-    writers = {"mmrec": export_mmrec, "recbole": export_recbole}
-    write = writers[read_choice("--to", to, tuple(writers))]
-    dataset = Dataset.load(data)
-    facts = write(dataset, out_folder, split=make_split(dataset, kind, split_seed), overwrite=overwrite)
+        dataset = Dataset.load(source)
+        write = export_mmrec if choice == "mmrec" else export_recbole
+        facts = write(dataset, place, split=make_split(dataset, kind, split_seed), overwrite=overwrite)
+    else:
+        from triptych.runs import load
+        from triptych.serving.postgres import push_vectors
+        from triptych.serving.vectors import export_faiss, export_vectors
+
+        run = load(source)
+        if choice == "postgres":
+            facts = push_vectors(place, run, schema=schema, array=array)
+        elif choice == "faiss":
+            how = read_choice("--index", index, ("hnsw", "ivf"))
+            facts = export_faiss(run, place, kind=how, overwrite=overwrite)
+        else:
+            facts = export_vectors(run, place, overwrite=overwrite)
     if as_json:
         print_json(facts)
     else:

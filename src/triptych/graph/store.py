@@ -81,7 +81,7 @@ class GraphStore:
         """Give the graph of each item's nearest neighbours in one modality, (I, I); see `item_graph`."""
 
         def build() -> SparseGraph:
-            edges = self._neighbors(modality, n_neighbors)
+            edges = self.neighbors(modality, n_neighbors)
             return item_graph(edges, self._n_items, weighting, normalisation)
 
         return self._remember(("items", modality, n_neighbors, weighting, normalisation), build)
@@ -114,7 +114,8 @@ class GraphStore:
             self._memo[key] = build()
         return self._memo[key].share()
 
-    def _neighbors(self, modality: str, n_neighbors: int) -> Edges:
+    def neighbors(self, modality: str, n_neighbors: int) -> Edges:
+        """List the edges that graphs of one modality are made of; see `knn_edges`."""
         features = self._features[modality]
         if features.graph is not None:
             return knn_edges(features, n_neighbors)

@@ -191,6 +191,13 @@ class Recommender(nn.Module):
         nodes = getattr(self, "nodes", None)
         return nodes.ego if isinstance(nodes, NodeEmbedding) else None
 
+    def score_parts(self) -> dict[str, Embeddings] | None:
+        """Part the scores into a sum, by where they come from: "behaviour", or a modality -> vectors.
+
+        The inner products of all parts add up to those of `embeddings()`; None where scores are no such sum.
+        """
+        return None
+
     def register_graph(self, name: str, graph: SparseGraph) -> None:
         """Hold a graph that `embeddings()` reads as part of the model's state, as attribute `name`."""
         self.add_module(name, graph.share(persistent=True))

@@ -116,6 +116,10 @@ class DualGNN(Recommender):
         items = self._by_modality()[1]
         return dict(zip(self.features.dims, items.unbind(dim=1), strict=True))
 
+    def score_parts(self) -> dict[str, Embeddings]:
+        users = self.embeddings().users
+        return {name: Embeddings(users, rows) for name, rows in self.modality_embeddings().items()}
+
     def _by_modality(self) -> tuple[Tensor, Tensor]:
         """Give r_m of users (U, M, D) and of items (I, M, D)."""
         nodes = [

@@ -115,6 +115,11 @@ class GRCN(Recommender):
             for modality, preference in zip(self.modalities, self.preferences, strict=True)
         }
 
+    def score_parts(self) -> dict[str, Embeddings]:
+        names = ("behaviour", *self.modalities)
+        users, items = (side.chunk(len(names), dim=1) for side in self.embeddings())
+        return {name: Embeddings(*part) for name, *part in zip(names, users, items, strict=True)}
+
     def _content(self, modality: str, preference: Tensor) -> Tensor:
         """Give the unit vectors of users and items in one modality: (U, D) preferences -> (N, D)."""
         present = self.features.present(modality)

@@ -104,6 +104,10 @@ class MMGCN(Recommender):
             for modality, nodes in zip(self.features.dims, self._by_modality(), strict=True)
         }
 
+    def score_parts(self) -> dict[str, Embeddings]:
+        users, parts = self.embeddings().users, self.modality_embeddings()
+        return {name: Embeddings(users, rows / len(parts)) for name, rows in parts.items()}
+
     def _by_modality(self) -> list[Tensor]:
         """Give the last layer's nodes of each modality, (U+I, D) each."""
         branches = self._branches()

@@ -166,6 +166,11 @@ class SAND(Recommender):
         items = self._forward()[0][self.n_users :]
         return dict(zip(self.features.dims, items.unbind(dim=1), strict=True))
 
+    def score_parts(self) -> dict[str, Embeddings]:
+        names = tuple(self.features.dims)
+        users, items = (side.chunk(len(names), dim=1) for side in self.embeddings())
+        return {name: Embeddings(*part) for name, *part in zip(names, users, items, strict=True)}
+
     def _forward(self) -> tuple[Tensor, list[Parts]]:
         """Give E_m of users and items, (U+I, M, D), and what the losses of each modality see."""
         of_features: list[Parts] = []

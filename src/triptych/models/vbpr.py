@@ -48,8 +48,7 @@ class VBPR(Recommender):
         nn.init.zeros_(self.project.bias)
 
     def embeddings(self) -> Embeddings:
-        content = self.project(self.features.concatenated())  # (I, F) -> (I, D)
-        return Embeddings(self.users, torch.cat([self.items, content], dim=1))
+        return Embeddings(self.users, torch.cat([self.items, self._content()], dim=1))
 
     def loss(self, batch: Triplets) -> Losses:
         users = take_rows(self.users, batch.user)  # (B, 2D)
@@ -60,12 +59,13 @@ class VBPR(Recommender):
         }
 
     def modality_embeddings(self) -> dict[str, Tensor]:
-        # The one map of all features side by side is the sum of a map for each; the bias belongs to none.
-        maps = self.project.weight.split(list(self.features.dims.values()), dim=1)  # (D, F) each
-        return {
-            modality: F.linear(self.features.rows(modality), part)
-            for modality, part in zip(self.features.dims, maps, strict=True)
-        }
+        return dict(zip(self.features.dims, self._by_modality(), strict=True))
+
+    def score_parts(self) -> dict[str, Embeddings]:
+        bias = self.project.bias.expand(self.n_items, -1)  # of no modality
+        parts = {"behaviour": Embeddings(self.users, torch.cat([self.items, bias], dim=1))}
+        tastes = self.users[:, self.config.embedding_dim :]
+        return parts | {name: Embeddings(tastes, rows) for name, rows in self.modality_embeddings().items()}
 
     def id_embeddings(self) -> Embeddings:
         return Embeddings(self.users[:, : self.config.embedding_dim], self.items)
@@ -73,5 +73,16 @@ class VBPR(Recommender):
     def _fused(self, items: Tensor) -> Tensor:
         """Fuse the rows of some items, (n,) -> (n, 2D), projecting each distinct item once."""
         distinct, place = items.unique(return_inverse=True)
-        content = take_rows(self.project(self.features.concatenated(distinct)), place)
-        return torch.cat([take_rows(self.items, items), content], dim=1)
+        return torch.cat([take_rows(self.items, items), take_rows(self._content(distinct), place)], dim=1)
+
+    def _content(self, items: Tensor | None = None) -> Tensor:
+        """Project the features of some items, or of all: (n, D)."""
+        return torch.stack(self._by_modality(items)).sum(dim=0) + self.project.bias
+
+    def _by_modality(self, items: Tensor | None = None) -> list[Tensor]:
+        """Project each modality alone, (n, D): the one map of all features is the sum of a map for each."""
+        maps = self.project.weight.split(list(self.features.dims.values()), dim=1)  # (D, F) each
+        return [
+            F.linear(self.features.rows(modality, items), part)
+            for modality, part in zip(self.features.dims, maps, strict=True)
+        ]

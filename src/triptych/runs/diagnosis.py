@@ -11,19 +11,15 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from triptych.data.dataset import Dataset
-from triptych.data.missing import fill_missing
-from triptych.data.split import Split
-from triptych.errors import ConfigError, StorageError
+from triptych.errors import ConfigError
 from triptych.evaluation.mechanism import alignment, information_bound, uniformity, variance_kept
 from triptych.graph.sparse import propagate_layers
 from triptych.models.base import ModelInputs, Recommender
-from triptych.models.plugins.base import create_plugged_in, make_plugin_configs
-from triptych.models.registry import make_config, model_entry
 from triptych.nn.correlation import redundancy
 from triptych.nn.embedding import NodeEmbedding
+from triptych.runs.rebuild import rebuild, same_split
 from triptych.runs.run import Run
 from triptych.scorer import Embeddings, EmbeddingScorer
-from triptych.training.trainer import isolated_rng
 
 FEWEST_ROWS = 40
 """Items that two modalities must share for a word on what they have in common."""
@@ -102,7 +98,7 @@ def diagnose(run: Run, data: Dataset, *, n_layers: int = 3) -> Diagnosis:
         ConfigError: its model has no embeddings to measure.
     """
     result = _embeddings(run)
-    split = _same_split(run, data)
+    split = same_split(run, data)
     inputs = ModelInputs.from_split(split)
     model = rebuild(run, inputs)
     with torch.no_grad():
@@ -119,16 +115,6 @@ def diagnose(run: Run, data: Dataset, *, n_layers: int = 3) -> Diagnosis:
         )
 
 
-def rebuild(run: Run, inputs: ModelInputs) -> Recommender:
-    """Make the model of a run again, with its weights, in evaluation mode and on the CPU."""
-    record = run.record
-    config = make_config(model_entry(record.model).config, record.model_settings)
-    with isolated_rng(0, torch.device("cpu")):
-        model = create_plugged_in(config, make_plugin_configs(record.plugins), inputs)
-    model.load_state_dict(dict(run.weights))
-    return model.eval()
-
-
 def _embeddings(run: Run) -> Embeddings:
     """Give the vectors that rank."""
     if not isinstance(run.scorer, EmbeddingScorer):
@@ -138,21 +124,6 @@ def _embeddings(run: Run) -> Embeddings:
             fix="Diagnose a run of another model",
         )
     return run.scorer.embeddings
-
-
-def _same_split(run: Run, data: Dataset) -> Split:
-    """Put the features of a data set beside the parts of a run that was trained on it."""
-    part, protocol = run.split.part, run.split.protocol
-    if len(part) == len(data.interactions):
-        split = fill_missing(Split(data, part, protocol), protocol.get("missing", "leave"))
-        if split.data.content_hash == run.record.data_hash:
-            return split
-    raise StorageError(
-        f"the run was trained on {run.record.data} of hash {run.record.data_hash}, this is {data.name} of "
-        f"hash {data.content_hash}",
-        wanted="the data set that the run was trained on",
-        fix="Give its folder",
-    )
 
 
 def _layers(

@@ -9,10 +9,9 @@ training code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -20,18 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.data.arrays import IntArray, RawId
+from triptych.data.arrays import RawId
 from triptych.data.dataset import Dataset
-from triptych.data.split import Pairs, PartName, Split
+from triptych.data.split import PartName, Split
 from triptych.errors import ConfigError
 from triptych.evaluation.ranking import (
-    BLOCK_SIZE,
     Masked,
     Ranking,
-    SeenItems,
     check_lengths,
     evaluate_ranking,
-    rank_unseen,
     top_k,
 )
 from triptych.files import checksums, new_folder, open_folder, read_arrays, write_arrays, write_json
@@ -40,7 +36,7 @@ from triptych.scorer import SCORERS, Scorer
 
 RUN = "run.json"
 
-Excluded = Literal["train", "train+valid", "all"]
+Excluded = Literal["none", "train", "train+valid", "all"]
 """Which interactions of a user keep an item off the list; "all" are train, valid and test."""
 
 
@@ -65,12 +61,12 @@ class Recommendation:
 
     Args:
         user_id: raw id.
-        basis: "model", or "popular" for a user the model has learned nothing about.
+        basis: "model"; "fold-in" for a new user; or "popular" for one of whom nothing is known.
         items: best first; fewer than asked for if the user knows nearly everything.
     """
 
     user_id: RawId
-    basis: Literal["model", "popular"]
+    basis: Literal["model", "popular", "fold-in"]
     items: list[ScoredItem]
 
 
@@ -106,24 +102,9 @@ class Run:
             UnknownIdError: a user is not in the data set.
             ConfigError: k is below 1 or above the number of items.
         """
-        check_lengths([k], self.split.n_items)
-        index = self.split.data.users.index(user_ids)
-        seen = self._seen(exclude)
-        return [
-            recommendation
-            for start in range(0, len(index), BLOCK_SIZE)
-            for recommendation in self._recommend_block(index[start : start + BLOCK_SIZE], k, seen)
-        ]
+        from triptych.runs.batch import recommend_all  # which knows what a run is
 
-    def _recommend_block(self, index: IntArray, k: int, seen: SeenItems) -> Iterator[Recommendation]:
-        """Make the lists of a few users."""
-        users = torch.from_numpy(index)
-        trained = np.diff(self.split.train_offsets)[index] > 0
-        ranked = rank_unseen(self.scorer, users, seen, k)
-        popular = top_k(seen.mask(self._popularity.repeat(len(users), 1), users), k)
-        for row, user_id in enumerate(self.split.data.users.ids[index].tolist()):
-            scores, items = (part[row].cpu() for part in (ranked if trained[row] else popular))
-            yield Recommendation(user_id, "model" if trained[row] else "popular", self._scored(items, scores))
+        return list(recommend_all(self, user_ids, k, exclude=exclude))
 
     def similar(self, item_id: RawId, k: int = 10) -> list[ScoredItem]:
         """List the items nearest to an item, itself left out.
@@ -157,19 +138,6 @@ class Run:
             (folder / "data").mkdir()
             labelled.write_into(folder / "data")
             write_json(folder / RUN, {**self.record.model_dump(mode="json"), "files": checksums(folder)})
-
-    def _seen(self, exclude: Excluded) -> SeenItems:
-        parts: dict[Excluded, list[Pairs]] = {
-            "train": [self.split.train],
-            "train+valid": [self.split.train, self.split.valid],
-            "all": [Pairs(self.split.data.interactions.user, self.split.data.interactions.item)],
-        }
-        return SeenItems(parts[exclude], self.split.n_users)
-
-    @cached_property
-    def _popularity(self) -> Tensor:
-        counts = np.bincount(self.split.train.item, minlength=self.split.n_items)
-        return torch.from_numpy(counts.astype(np.float32))
 
     def _scored(self, items: Tensor, scores: Tensor) -> list[ScoredItem]:
         titles, ids = self.split.data.titles, self.split.data.items.ids

@@ -1,0 +1,1 @@
+"""Runs put to use: an HTTP service, an index of vectors, PostgreSQL."""
