@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from triptych.cli.app import run
-from triptych.cli.experiments import read_seeds
+from triptych.cli.bench import read_seeds
 from triptych.data.dataset import Dataset
 from triptych.errors import ConfigError
 from triptych.runs import load
@@ -107,6 +108,79 @@ def test_ablate_compares_the_variants_with_the_model(data: Path, tmp_path: Path,
     assert found["systems"][1]["settings"]["use_align"] is False
 
 
+def test_ablate_says_which_variants_are_the_model_itself(data: Path, tmp_path: Path, capsys):
+    command = ["ablate", "sand", "--variant", "w/o Alignment", "--variant", "w/o Distancing", "--data", data, "--seeds", 1,
+               "-k", 2, *QUICK, "--set", "n_neighbors=2", "--set", "use_align=false", "--out", tmp_path / "e"]  # fmt: skip
+    found = answer(capsys, *command)
+    assert [system["name"] for system in found["systems"]] == ["sand", "w/o Distancing"]
+    (same,) = found["left_out"]
+    assert same == {"name": "w/o Alignment", "reason": "with these settings it is sand itself"}
+    assert call(*command) == 0
+    assert "Left out: w/o Alignment, as with these settings" in " ".join(capsys.readouterr().out.split())
+
+
+def test_knockout_compares_with_the_intact_system_and_draws_curves(data: Path, tmp_path: Path, capsys):
+    command = ["knockout", "vbpr", "lightgcn", "--data", data, "--seeds", 1, "-k", 2, *QUICK, "--kind", "shuffled",
+               "--kind", "absent", "--missing", "0,50", "--noise", "0.5", "--beyond", "--out", tmp_path / "e"]  # fmt: skip
+    found = answer(capsys, *command)
+    assert [system["name"] for system in found["systems"]] == [
+        "vbpr", "vbpr: image shuffled", "vbpr: image absent", "vbpr: text shuffled", "vbpr: text absent",
+        "vbpr: image+text shuffled", "vbpr: image+text missing 50 %", "vbpr: image+text noisy 0.5 sd", "lightgcn",
+    ]  # fmt: skip
+    assert found["reference"] is None
+    assert {one["baseline"] for one in found["differences"]} == {"vbpr"}
+    assert found["systems"][6]["change"] == {
+        "kind": "missing", "modalities": ["image", "text"], "amount": 50.0,
+    }  # fmt: skip
+    assert "coverage@2" in found["systems"][0]["beyond"]
+    kept = json.loads((tmp_path / "e" / "knockout.json").read_text())
+    assert kept == {name: value for name, value in found.items() if name != "folder"}
+    for kind in ("md", "tex", "html"):
+        text = (tmp_path / "e" / f"knockout.{kind}").read_text(encoding="utf-8")
+        assert "lack image and text" in text
+        assert "coverage@2" in text
+    assert call(*command) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("was trained before") == 9
+    assert "Left out: lightgcn: changed content, as it uses no content" in " ".join(captured.out.split())
+
+
+def test_compare_puts_orders_under_several_splits_beside_each_other(data: Path, tmp_path: Path, capsys):
+    command = ["compare", "mf-bpr", "popularity", "--data", data, "--seeds", 1, "-k", 2, "--set", "epochs=1", "--set",
+               "metric=recall@2", "--device", "cpu", "--splits", "ratio,leave-one-out,time", "--out", tmp_path / "e"]  # fmt: skip
+    found = answer(capsys, *command)
+    assert list(found["orders"]) == ["ratio", "leave-one-out", "time"]
+    assert len(found["agreements"]) == 3
+    assert found["comparisons"]["time"]["split"]["kind"] == "time"
+    for name in ("splits", "splits-ratio", "splits-leave-one-out", "splits-time"):
+        for kind in ("json", "html", "md", "tex"):
+            assert (tmp_path / "e" / f"{name}.{kind}").is_file()
+    assert call(*command) == 0
+    assert "Kendall's tau" in capsys.readouterr().out
+
+
+def test_data_without_times_are_refused_before_anything_is_trained(tmp_path: Path, capsys):
+    timed = toy_dataset()
+    bare = replace(timed, interactions=replace(timed.interactions, timestamp=None))
+    bare.save(tmp_path / "bare")
+    for splits in ("ratio,time", "ratio,leave-one-out"):
+        command = ["compare", "mf-bpr", "popularity", "--data", tmp_path / "bare", "--splits", splits, "--out", tmp_path / "e"]  # fmt: skip
+        assert call(*command) not in (0, 1)
+        assert "has no timestamps" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "e").exists()
+
+
+def test_reproduce_draws_a_figure(tmp_path: Path, capsys):
+    Dataset.demo().save(tmp_path / "shop")
+    listed = answer(capsys, "reproduce", "msi")["figures"]
+    assert [figure["figure"] for figure in listed] == ["4", "5", "6"]
+    command = ["reproduce", "msi", "--figure", 4, "--data", f"baby={tmp_path / 'shop'}", "--device", "cpu", "--dry-run",
+               "--out", tmp_path / "e"]  # fmt: skip
+    (estimate,) = answer(capsys, *command)["estimates"]
+    assert [row["row"] for row in estimate["rows"]] == [f"n_layers={layers}" for layers in (1, 2, 3, 4)]
+    assert "figure 4 on baby: n_layers" in estimate["title"]
+
+
 def test_search_writes_a_recipe_of_the_best(data: Path, tmp_path: Path, capsys):
     found = answer(capsys, "search", "lightgcn", "--data", data, "--trials", 3, *QUICK, "--sampler", "random",
                    "--out", tmp_path / "e")["searches"][0]  # fmt: skip
@@ -161,6 +235,14 @@ def test_reproduce_lists_estimates_and_trains(tmp_path: Path, capsys):
         (["sweep", "lightgcn", "n_layer=1,2"], "Did you mean 'n_layers'"),
         (["sweep", "lightgcn", "depth"], "no sweep of lightgcn"),
         (["ablate", "sand", "--variant", "w/o Alignmen"], "Did you mean 'w/o Alignment'"),
+        (["knockout", "lightgcn"], "it uses no content"),
+        (["knockout", "vbpr", "--kind", "zeroes"], "Did you mean 'zeros'"),
+        (["knockout", "vbpr", "--missing", "all"], "--missing 0,1,2"),
+        (["knockout", "vbpr", "--missing", "100"], "below 100 per cent"),
+        (["knockout", "vbpr", "--modality", "sound"], "modality 'sound' is not in"),
+        (["compare", "vbpr", "lightgcn", "--splits", "ratio,tmie"], "Did you mean 'time'"),
+        (["compare", "vbpr", "lightgcn", "--splits", "ratio,time", "--split", "time"], "one of them"),
+        (["compare", "vbpr", "--splits", "ratio,time"], "at least two systems"),
         (["search", "nothing.toml"], "there is no file nothing.toml"),
         (["search", "lightgcn", "--sampler", "tep"], "tpe"),
     ],
@@ -177,6 +259,10 @@ def test_unknown_papers_tables_and_data_are_refused(data: Path, capsys):
         (["reproduce", "sand", "2", "--data", f"babe={data}"], "Did you mean 'baby'"),
         (["reproduce", "sand", "4", "--data", f"sports={data}"], "has no figures of 'sports'"),
         (["reproduce", "sand", "2"], "no data set is named"),
+        (["reproduce", "sand", "--figure", "9", "--data", f"baby={data}"], "has no figure of curves '9'"),
+        (["reproduce", "sand", "--figure", "4", "--data", f"clothing={data}"], "one of: baby, sports"),
+        (["reproduce", "mgnm", "--figure", "4", "--data", f"baby={data}"], "one of: none"),
+        (["reproduce", "sand", "2", "--figure", "4", "--data", f"baby={data}"], "a figure, or a table"),
         (["reproduce", "sand", "2", "--data", "baby"], "NAME=FOLDER"),
     ):
         assert call(*arguments) not in (0, 1)

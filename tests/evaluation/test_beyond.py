@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from itertools import combinations
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures, ItemGraph
 from triptych.data.interactions import TEST, TRAIN, VALID, Interactions
 from triptych.data.split import Pairs, Split
-from triptych.errors import ConfigError, DataError
+from triptych.errors import ConfigError, DataError, StorageError
 from triptych.evaluation import beyond
 from triptych.evaluation.beyond import (
     POPULARITY_GROUPS,
@@ -37,7 +38,11 @@ from triptych.evaluation.beyond import (
     recall_by_popularity,
 )
 from triptych.evaluation.ranking import Ranking, evaluate_ranking, find_hits, rank_lists
+from triptych.runs import beyond as runs_beyond
+from triptych.runs import train
+from triptych.runs.beyond import measure_beyond
 from triptych.scorer import Embeddings, EmbeddingScorer
+from triptych.training.config import TrainConfig
 
 NAN = math.nan
 LISTS = np.array([[0, 1, 2], [0, 3, -1], [-1, -1, -1]])
@@ -467,3 +472,79 @@ def test_hits_are_found_for_users_in_any_order():
     assert find_hits(integer([[-1]]), integer([1]), Pairs(integer([0]), integer([2])), 3).tolist() == [
         [False]
     ]
+
+
+# Of a whole run
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A run whose items have categories, and features, one of them a graph and one that nobody has."""
+    split = random_world(2)[0]
+    n_items = split.n_items
+    nobody = ItemFeatures.dense(np.ones((n_items, 2)), np.zeros(n_items, bool))
+    table = split.data.item_table.with_columns(
+        category=pl.Series([None if item == 3 else "ab"[item % 2] for item in range(n_items)])
+    )
+    data = replace(split.data, item_table=table, features={**split.data.features, "sound": nobody})
+    config = TrainConfig(epochs=2, batch_size=64, metric="recall@2")
+    return train("mf-bpr", replace(split, data=data), config=config, k=(2, 6), device="cpu")
+
+
+@pytest.mark.parametrize("on", ["test", "valid"])
+def test_a_run_is_measured_as_its_lists_are(run, on):
+    found = measure_beyond(run, run.split.data, (6, 2), on=on)
+    ranking = evaluate_ranking(run.scorer, run.split, on, (2, 6))
+    users = ranking.users
+    assert (found.k, found.users, found.part, found.masked) == ((2, 6), len(users), on, "train")
+    assert (found.model, found.data, found.groups) == ("mf-bpr", "toy", "popularity")
+    expected, by_popularity = {}, {}
+    for k in (2, 6):
+        lists = rank_lists(run.scorer, run.split, users, k)
+        expected |= slow_measures(lists, users, run.split, run.split.data.features)
+        for name, (n, recall) in slow_recall_by_popularity(lists, users, run.split, on).items():
+            by_popularity.setdefault(name, (n, {}))[1][f"recall@{k}"] = pytest.approx(recall)
+    assert found.figures == pytest.approx(expected, abs=1e-9)
+    assert {one.name: (one.n_users, one.mean) for one in found.by_popularity} == by_popularity
+    assert [one.name for one in found.by_popularity] == [
+        name for name in POPULARITY_GROUPS if name in by_popularity
+    ]
+    assert found.by_degree == accuracy_by_degree(ranking, run.split)
+    assert found.without == {
+        "diversity_bought": "given as an item graph alone, which has no directions",
+        "diversity_sound": "no list holds two items that have it",
+    }
+    assert type(found).model_validate_json(found.model_dump_json()) == found
+
+
+def test_without_data_there_is_no_diversity_and_it_says_so(run):
+    found = measure_beyond(run, k=(6,), masked="train+valid")
+    assert [name for name in found.figures if name.startswith("diversity")] == []
+    assert found.without == {"diversity": "a run keeps no features; give the data set that it was trained on"}
+    users = np.unique(run.split.test.user)
+    lists = rank_lists(run.scorer, run.split, users, 6, masked="train+valid")
+    assert found.figures == measure_lists(lists, users, run.split, features={})
+
+
+def test_histories_and_lists_are_compared_by_a_column(run):
+    found = measure_beyond(run, k=(6,), groups="category")
+    numbers = np.array([2 if item == 3 else item % 2 for item in range(run.split.n_items)])
+    users = np.unique(run.split.test.user)
+    lists = rank_lists(run.scorer, run.split, users, 6)
+    assert found.figures == pytest.approx(measure_lists(lists, users, run.split, features={}, groups=numbers))
+    assert found.groups == "category"
+
+
+def test_what_a_run_cannot_be_measured_by_is_refused(run, monkeypatch):
+    with pytest.raises(ConfigError, match="Did you mean 'category'"):
+        measure_beyond(run, groups="categroy", k=(2,))
+    monkeypatch.setattr(runs_beyond, "_MOST_GROUPS", 2)
+    with pytest.raises(ConfigError, match="'category' has 3 different values"):
+        measure_beyond(run, groups="category", k=(2,))
+    other = Dataset.from_interactions("other", Interactions.from_ids(integer([0, 1]), integer([0, 1])))
+    with pytest.raises(StorageError, match="trained on toy with 25 items, other holds 2"):
+        measure_beyond(run, other, (2,))
+    part = np.where(run.split.part == TEST, TRAIN, run.split.part).astype(np.int8)
+    untested = replace(run, split=replace(run.split, part=part))
+    with pytest.raises(DataError, match="the test part of 'toy' is empty"):
+        measure_beyond(untested, k=(2,))

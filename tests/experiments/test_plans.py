@@ -106,6 +106,47 @@ def test_variants_that_are_printed_have_their_printed_names(model: str, tables: 
         assert all(row[field] == variant[field] for field in ablation.variants[name]), name
 
 
+# Figures
+
+
+@pytest.mark.parametrize("paper", shipped_papers())
+def test_figures_are_sweeps_that_come_with_the_model_on_data_of_the_paper(paper: str, inputs: ModelInputs):
+    plan = shipped_paper(paper)
+    for figure in plan.figures.values():
+        assert set(figure.datasets) <= plan.datasets.keys()
+        assert figure.row.by_data.keys() <= set(figure.datasets)
+        for data in figure.datasets:
+            for sweep, systems in figure.systems(data).items():
+                fields = sweep.split(" x ")
+                assert len(systems) > 2
+                assert distinct(systems)
+                for name, recipe in systems.items():
+                    config = recipe.configs().model.model_dump()
+                    assert name == " ".join(f"{field}={config[field]}" for field in fields)
+        assert scores(next(iter(systems.values())), inputs)
+
+
+def test_figures_vary_what_the_papers_say():
+    assert {name: list(shipped_paper(name).figures) for name in shipped_papers()} == {
+        "camgr": ["3"], "ksi": ["2b", "2c", "2d", "3"], "mgnm": [], "msi": ["4", "5", "6"], "sand": ["4"],
+    }  # fmt: skip
+    neighbors = shipped_paper("camgr").figures["3"].systems("baby")["n_neighbors"]
+    assert [recipe.settings["n_neighbors"] for recipe in neighbors.values()] == [5, 10, 15, 20, 25]
+    (grid,) = shipped_paper("msi").figures["5"].systems("sports").values()
+    assert {(recipe.settings["dropout"], recipe.settings["reg_weight"]) for recipe in grid.values()} == {
+        (0.3, 0.1), (0.3, 0.01), (0.5, 0.1), (0.5, 0.01),
+    }  # fmt: skip
+    assert all(recipe.settings["ssd_weight"] == 0.01 for recipe in grid.values())  # the paper's for Sports
+
+
+def test_variants_that_a_recipe_has_already_are_named():
+    plan = shipped_ablation("sand")
+    base = find_recipe("sand").with_settings({"use_align": False})
+    assert plan.no_variants(find_recipe("sand")) == []
+    assert plan.no_variants(base) == ["w/o Alignment"]
+    assert plan.systems(base).keys() == {"sand", *plan.variants} - {"w/o Alignment"}
+
+
 # Papers
 
 
@@ -127,7 +168,8 @@ def test_each_paper_of_the_published_figures_has_a_plan():
 @pytest.mark.parametrize("paper", shipped_papers())
 def test_plans_hold_what_they_should(paper: str):
     content = read("papers", f"{paper}.toml")
-    assert content.keys() == {"paper", "title", "source", "differs", "datasets", "tables"}
+    keys = {"paper", "title", "source", "differs", "datasets", "tables"}
+    assert keys <= content.keys() <= keys | {"figures"}
     for table in content["tables"].values():
         assert table.keys() == {"title", "rows"}
         for row in table["rows"].values():

@@ -14,7 +14,15 @@ import triptych as tt
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.evaluation.significance import Comparison
-from triptych.experiments.comparison import ComparisonResult, Failure, Spread, SystemFigures, compare
+from triptych.experiments.comparison import (
+    ComparisonResult,
+    Failure,
+    LeftOut,
+    Spread,
+    SystemFigures,
+    compare,
+)
+from triptych.experiments.content import Change
 from triptych.experiments.jobs import Workshop
 from triptych.report.comparison import (
     comparison_latex,
@@ -379,6 +387,61 @@ def test_without_matplotlib_the_page_says_what_to_do(tmp_path: Path, monkeypatch
     assert "pip install 'triptych[report]'" in reader.words
     assert "<figure" not in text
     assert "x=2" in reader.words
+
+
+def worn() -> ComparisonResult:
+    """Two systems with content that wears thin, one with a share of which nothing is known."""
+
+    def variant(base: str, recall: float, **change) -> SystemFigures:
+        of = Change(modalities=("image", "text"), **change)
+        one = system(f"{base}: {of.name}", recall, 0.01)
+        return one.model_copy(update={"base": base, "change": of})
+
+    intact = [
+        system(name, recall, 0.05).model_copy(update={"beyond": {"coverage@5": Spread(mean=0.5, sd=None)}})
+        for name, recall in (("a", 0.2), ("b", 0.1))
+    ]
+    systems = [
+        intact[0],
+        variant("a", 0.15, kind="missing", amount=90),
+        variant("a", 0.18, kind="missing", amount=30),
+        variant("a", 0.19, kind="noisy", amount=0.5),
+        intact[1],
+        variant("b", 0.09, kind="missing", amount=30),
+    ]
+    differences = [difference(one.name, -0.01, 0.3) for one in systems if one.base]
+    left_out = [LeftOut(name="c: image zeros", reason="of a <given> graph")]
+    return result(systems, differences, reference=None, reference_chosen=False, left_out=left_out)
+
+
+def test_curves_of_worn_content_are_tables_in_markdown_and_latex():
+    text = comparison_markdown(worn())
+    assert (
+        "| system | 0 % | 30 % | 90 % |\n|:--|--:|--:|--:|\n"
+        "| a | 0.2000 ± 0.0020 | 0.1800 ± 0.0020 | 0.1500 ± 0.0020 |\n"
+        "| b | 0.1000 ± 0.0020 | 0.0900 ± 0.0020 | – |\n"
+    ) in text
+    assert "| system | 0 sd | 0.5 sd |" in text
+    assert "Left out: c: image zeros (of a \\<given\\> graph)." in text
+    assert "No system differs in recall@5 from the intact system" in text
+    assert "| coverage@5 | 0.5000 |" in text
+    latex = comparison_latex(worn())
+    assert r"a & 0.2000 $\pm$ 0.0020 & 0.1800 $\pm$ 0.0020 & 0.1500 $\pm$ 0.0020 \\" in latex
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 4
+    assert latex.count("booktabs") == 1
+
+
+def test_curves_of_worn_content_are_drawn(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    text, reader = page(worn(), tmp_path / "page.html")
+    drawn = [names.split()[0] for names in reader.all("svg", "aria-labelledby")]
+    assert drawn == ["differences-title", "content-0-title", "content-1-title"]
+    assert "a: 0 0.2000, 30 0.1800, 90 0.1500; b: 0 0.1000, 30 0.0900" in reader.words
+    for word in ("Differences to the intact system", "of a <given> graph", "By missing content",
+                 "By added noise", "Beside accuracy", "trained on the data as they are"):  # fmt: skip
+        assert word in reader.words
+    assert "None" not in reader.words
+    assert "#f0000" not in text
 
 
 def test_a_real_comparison_end_to_end(tmp_path: Path):

@@ -180,7 +180,7 @@ class ExperimentProgress:
         self._close()
         training = job.recipe.configs().training
         self._training = TrainingProgress(
-            f"{job.recipe.name} seed {job.seed}", training.epochs, training.metric
+            job.title, training.epochs, training.metric
         )
         return self._training.__enter__()
 
@@ -189,7 +189,7 @@ class ExperimentProgress:
         self._close()
         self._done += 1
         ending = outcome.error or ("trained" if outcome.trained else "was trained before")
-        line = f"{self._done}/{self._total}  {outcome.job.recipe.name} seed {outcome.job.seed}: {ending}"
+        line = f"{self._done}/{self._total}  {outcome.job.title}: {ending}"
         err.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def on_trial(self, trial: SearchTrial) -> None:

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych.cli.base import Json, SplitKind, SplitSeed, app, make_split, read_choice
-from triptych.cli.experiments import DataOption, Device, GraphCache, OutFolder, Settings, Threads, Workers
+from triptych.cli.base import Json, SplitKind, SplitSeed, app, read_choice
+from triptych.cli.bench import (
+    Bench,
+    DataOption,
+    Device,
+    GraphCache,
+    OutFolder,
+    Settings,
+    Threads,
+    Workers,
+)
 from triptych.cli.output import out, print_json, print_table
 
 if TYPE_CHECKING:
@@ -46,13 +55,9 @@ def search(
     No test pair is there. Trials are kept: call it again after a kill, or with more trials. Several calls may
     work on one folder at a time.
     """
-    from triptych.cli.progress import ExperimentProgress
-    from triptych.data.dataset import Dataset
-    from triptych.experiments.jobs import Workshop
-    from triptych.experiments.search import SearchPlan
+    from triptych.experiments.search import SearchPlan, write_search
     from triptych.experiments.search import search as search_settings
-    from triptych.files import write_json, write_text
-    from triptych.training.recipe import Recipe, parse_settings
+    from triptych.training.recipe import parse_settings
     from triptych.training.space import find_space
 
     fixed = parse_settings(settings or [])
@@ -67,25 +72,14 @@ def search(
         )
         for model in models
     ]
-    dataset = Dataset.load(data)
-    parts = make_split(dataset, split, split_seed)
-    folder = out_folder or Path("experiments") / dataset.name
-    workshop = Workshop(
-        folder, device=device, workers=workers, threads=threads, graph_cache=graph_cache, k=()
-    )
+    bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k=None)
     found = []
     for plan in plans:
-        with ExperimentProgress(trials) as progress:
+        with bench.progress(trials) as progress:
             result = search_settings(
-                plan, parts, workshop, on_trial=progress.on_trial, observe=progress.observe
+                plan, bench.split, bench.workshop, on_trial=progress.on_trial, observe=progress.observe
             )
-        write_json(folder / f"search-{result.model}.json", result.model_dump(mode="json"))
-        source = (
-            f"best of {len(result.trials)} trials by validation {result.metric} on {result.data}, seed {seed}"
-        )
-        recipe = folder / f"{result.model}-{result.data}.toml"
-        write_text(recipe, Recipe(result.model, result.best, source).to_toml())
-        found.append((result, recipe))
+        found.append((result, write_search(result, bench.workshop.folder)))
     if as_json:
         print_json(
             {

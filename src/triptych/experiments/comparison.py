@@ -7,6 +7,7 @@ that the others are tested against is chosen on validation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,28 @@ from triptych.errors import ConfigError, TrainingError, nearest
 from triptych.evaluation.metrics import PerUser, parse_metric
 from triptych.evaluation.ranking import Masked, Ranking, check_lengths, evaluate_ranking
 from triptych.evaluation.significance import Comparison as Difference
-from triptych.evaluation.significance import compare_systems
+from triptych.evaluation.significance import compare_systems, correct_family
+from triptych.experiments.content import Change
 from triptych.experiments.jobs import Job, Outcome, Workshop, only_worker, run_jobs
-from triptych.runs import RunRecord, load, open_test
+from triptych.runs import Run, RunRecord, load, open_test
+from triptych.runs.beyond import measure_beyond
 from triptych.training.recipe import Recipe
 from triptych.training.trainer import Observer
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A system that is tested against another one of the comparison: what is left of it on changed content.
+
+    Args:
+        base: the name of the intact system.
+        recipe: what to train.
+        change: what is done to the content.
+    """
+
+    base: str
+    recipe: Recipe
+    change: Change
 
 
 class Spread(BaseModel):
@@ -63,6 +81,12 @@ class SystemFigures(BaseModel):
     """Median over seeds."""
     peak_memory_bytes: int
     """The largest of the seeds'."""
+    base: str | None = None
+    """The intact system, of one that was trained on changed content."""
+    change: Change | None = None
+    """What was done to the content."""
+    beyond: dict[str, Spread] | None = None
+    """What lists are like beside accuracy, and recall by groups of users and items; None unless asked for."""
 
 
 class Failure(BaseModel):
@@ -73,6 +97,15 @@ class Failure(BaseModel):
     name: str
     seed: int
     error: str
+
+
+class LeftOut(BaseModel):
+    """What might have been compared and was not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    reason: str
 
 
 class ComparisonResult(BaseModel):
@@ -89,20 +122,22 @@ class ComparisonResult(BaseModel):
     """By which systems are chosen, on validation, and tested, on test."""
     systems: list[SystemFigures]
     """In the order asked for."""
-    reference: str
-    """The system that the others are tested against."""
+    reference: str | None
+    """The system that the others are tested against; None where each is against its own intact system."""
     reference_chosen: bool
     """Whether it is the best on validation, and not one that was asked for."""
     legacy_choice: str | None
     """The system whose best seed is best on test, which is what choosing by it would take; None unless asked
     for."""
     differences: list[Difference]
-    """Of the reference to each other system, on test, paired by user, means over seeds."""
+    """Of the reference, or the intact system, to each other one, on test, paired by user, means over seeds;
+    all of them are one family for Holm's correction."""
     failures: list[Failure]
+    left_out: list[LeftOut] = []
 
 
 def compare(
-    systems: Mapping[str, Recipe],
+    systems: Mapping[str, Recipe | Variant],
     split: Split,
     seeds: Sequence[int],
     workshop: Workshop,
@@ -111,13 +146,16 @@ def compare(
     masked: Masked = "train",
     reference: str | None = None,
     legacy: bool = False,
+    beyond: bool = False,
+    left_out: Sequence[LeftOut] = (),
     observe: Callable[[Job], Observer] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> ComparisonResult:
     """Train each system with each seed, where that is still to be done, then open the test part for all.
 
     Args:
-        systems: name -> what to train.
+        systems: name -> what to train. Where there is a variant among them, variants are tested against
+            their intact systems, and these are not tested against each other.
         split: with its test part, which no training sees.
         seeds: of each system.
         workshop: where and how; a second call with the same folder trains only what is missing.
@@ -126,6 +164,8 @@ def compare(
         reference: the system that the others are tested against; by default the best on validation.
         legacy: do as MMRec does, to see what it makes of figures: round the watched metric to 4 places before
             epochs are compared, and give beside the means the figures of the seed that is best on test.
+        beyond: also say what lists are like beside accuracy; see `triptych.runs.beyond`.
+        left_out: what is not compared, to be told with the result.
         observe: makes an observer for a training in this process.
         on_outcome: is told of each training that is found, done or failed.
 
@@ -136,12 +176,17 @@ def compare(
         TrainingError: no training ended, or none of the reference that was asked for. A system of which
             none ended is left out otherwise, and stands among the failures.
     """
+    recipes = {name: of.recipe if isinstance(of, Variant) else of for name, of in systems.items()}
+    variants = {name: of for name, of in systems.items() if isinstance(of, Variant)}
     if legacy:
-        systems = {name: recipe.with_settings({"metric_decimals": 4}) for name, recipe in systems.items()}
-    metric = _watched_metric(systems, seeds, reference)
+        recipes = {name: recipe.with_settings({"metric_decimals": 4}) for name, recipe in recipes.items()}
+    metric = _watched_metric(recipes, seeds, reference)
     lengths = check_lengths([*k, parse_metric(metric)[1]], split.n_items)
     sealed = split.without_test()
-    jobs = {name: [Job(recipe, seed) for seed in dict.fromkeys(seeds)] for name, recipe in systems.items()}
+    jobs = {
+        name: [Job(recipe, seed, _of_features(variants.get(name))) for seed in dict.fromkeys(seeds)]
+        for name, recipe in recipes.items()
+    }
     outcomes: dict[str, Outcome] = {}
     for outcome in run_jobs([job for of in jobs.values() for job in of], split, workshop, observe=observe):
         outcomes[outcome.job.name(sealed)] = outcome
@@ -160,18 +205,20 @@ def compare(
         )
     with only_worker(workshop.folder):
         for name, of in ended.items():
-            folders = [outcome.folder for outcome in of if outcome.folder is not None]
-            if not folders:
+            opened = [
+                _open(outcome.job, outcome.folder, split, lengths, masked, beyond)
+                for outcome in of
+                if outcome.folder is not None
+            ]
+            if not opened:
                 continue  # told of by its failures
-            records, rankings = zip(
-                *(_open(folder, split, lengths, masked) for folder in folders), strict=True
-            )
             by_test = metric if legacy else None
-            figures.append(_figures(name, systems[name], folders, records, rankings, by_test))
-            per_user[name] = np.stack([ranking.values[metric] for ranking in rankings])  # (seeds, n)
-            protocol = dict(rankings[0].protocol)
+            figures.append(_figures(name, recipes[name], opened, by_test, variants.get(name)))
+            per_user[name] = np.stack([one.ranking.values[metric] for one in opened])  # (seeds, n)
+            protocol = dict(opened[0].ranking.protocol)
     best = max(figures, key=lambda system: system.valid[metric].mean).name
-    baseline = reference or best
+    baseline = None if variants else reference or best
+    beside = {name: variants[name].base if name in variants else baseline for name in per_user}
     return ComparisonResult(
         data=split.data.name,
         data_hash=split.data.content_hash,
@@ -181,15 +228,16 @@ def compare(
         metric=metric,
         systems=figures,
         reference=baseline,
-        reference_chosen=reference is None,
+        reference_chosen=reference is None and not variants,
         legacy_choice=max(figures, key=lambda system: (system.legacy or {})[metric]).name if legacy else None,
-        differences=compare_systems(per_user, metric=metric, baseline=baseline) if len(per_user) > 1 else [],
+        differences=_differences(per_user, beside, metric),
         failures=[
             Failure(name=name, seed=outcome.job.seed, error=outcome.error)
             for name, of in ended.items()
             for outcome in of
             if outcome.error is not None
         ],
+        left_out=list(left_out),
     )
 
 
@@ -218,37 +266,78 @@ def _watched_metric(systems: Mapping[str, Recipe], seeds: Sequence[int], referen
     return next(iter(watched.values()))
 
 
-def _open(folder: Path, split: Split, lengths: Sequence[int], masked: Masked) -> tuple[RunRecord, Ranking]:
+def _of_features(variant: Variant | None) -> Change | None:
+    """Give the change of features; to be without a modality is a setting."""
+    return None if variant is None or variant.change.kind == "absent" else variant.change
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run whose test part is open, and what each user got of it."""
+
+    folder: Path
+    record: RunRecord
+    ranking: Ranking
+    beyond: Mapping[str, float] | None
+
+
+def _open(
+    job: Job, folder: Path, split: Split, lengths: Sequence[int], masked: Masked, beyond: bool
+) -> _Opened:
     """Open the test part for a run, if this has not been done, and measure each user."""
     run = load(folder)
     if run.record.test_opened is None:
-        run = open_test(run, split, lengths, masked=masked)
+        run = open_test(run, job.split(split), lengths, masked=masked)
         run.save(folder, overwrite=True)
-    return run.record, evaluate_ranking(run.scorer, split, "test", lengths, masked=masked)
+    ranking = evaluate_ranking(run.scorer, split, "test", lengths, masked=masked)
+    return _Opened(folder, run.record, ranking, _beyond(run, split, lengths[-1], masked) if beyond else None)
+
+
+def _beyond(run: Run, split: Split, length: int, masked: Masked) -> dict[str, float]:
+    """Say what lists are like, and whom and what they serve, by one name for each figure."""
+    found, recall = measure_beyond(run, split.data, [length], masked=masked), f"recall@{length}"
+    items = {f"{recall}, {of.name} items": of.mean[recall] for of in found.by_popularity}
+    users = {f"{recall}, users of {of.name} items": of.mean[recall] for of in found.by_degree}
+    return {**found.figures, **items, **users}
+
+
+def _differences(
+    per_user: Mapping[str, PerUser], beside: Mapping[str, str | None], metric: str
+) -> list[Difference]:
+    """Test each system against the one it is to be tested against; all tests are one family."""
+    found: list[Difference] = []
+    for base in dict.fromkeys(beside.values()):
+        if base in per_user:
+            family = {name: per_user[name] for name in per_user if name == base or beside[name] == base}
+            if len(family) > 1:
+                found += compare_systems(family, metric=metric, baseline=base)
+    return correct_family(found) if found else []
 
 
 def _figures(
-    name: str,
-    recipe: Recipe,
-    folders: Sequence[Path],
-    records: Sequence[RunRecord],
-    rankings: Sequence[Ranking],
-    by_test: str | None,
+    name: str, recipe: Recipe, opened: Sequence[_Opened], by_test: str | None, variant: Variant | None
 ) -> SystemFigures:
-    means = [ranking.mean() for ranking in rankings]
+    records, means = [one.record for one in opened], [one.ranking.mean() for one in opened]
+    beyond = [one.beyond for one in opened if one.beyond is not None]
     return SystemFigures(
         name=name,
         settings=dict(recipe.settings),
         seeds=[record.seed for record in records],
-        runs=[str(folder) for folder in folders],
-        valid={
-            key: Spread.of([record.valid[key] for record in records])
-            for key in records[0].valid
-            if all(key in record.valid for record in records)  # a run may be another experiment's, of other k
-        },
-        test={key: Spread.of([mean[key] for mean in means]) for key in means[0]},
+        runs=[str(one.folder) for one in opened],
+        valid=_spreads([record.valid for record in records]),
+        test=_spreads(means),
         legacy=None if by_test is None else max(means, key=lambda mean: mean[by_test]),
         epochs=[len(record.history) for record in records],
         seconds_per_epoch=float(np.median([record.seconds_per_epoch for record in records])),
         peak_memory_bytes=max(record.peak_memory_bytes for record in records),
+        base=None if variant is None else variant.base,
+        change=None if variant is None else variant.change,
+        beyond=_spreads(beyond) if beyond else None,
     )
+
+
+def _spreads(figures: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """Summarise what all seeds have a figure of; a run may be another experiment's, of other list lengths."""
+    return {
+        key: Spread.of([of[key] for of in figures]) for key in figures[0] if all(key in of for of in figures)
+    }

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from triptych.data.split import Split
 from triptych.errors import ConfigError, StorageError, TriptychError
+from triptych.experiments.content import Change, change_content
 from triptych.files import hash_arrays, write_json
 from triptych.runs import RUN, Run, train
 from triptych.training.recipe import Recipe
@@ -35,10 +36,12 @@ class Job:
     Args:
         recipe: what to train.
         seed: with which seed.
+        change: what is done to the content that it learns from, drawn with the same seed.
     """
 
     recipe: Recipe
     seed: int
+    change: Change | None = None
 
     def settings(self) -> dict[str, Any]:
         """Say all that names the training but the data, in JSON values, defaults included.
@@ -47,7 +50,9 @@ class Job:
             ConfigError: the recipe names something unknown or unfit.
         """
         model, training, plugins = self.recipe.configs()
+        change = {} if self.change is None else {"content": self.change.model_dump(mode="json")}
         return {
+            **change,
             "model": self.recipe.model,
             "settings": model.model_dump(mode="json"),
             "plugins": {name: config.model_dump(mode="json") for name, config in plugins.items()},
@@ -55,10 +60,21 @@ class Job:
             "seed": self.seed,
         }
 
+    @property
+    def title(self) -> str:
+        """Name the training for people: "freedom, image shuffled, seed 1"."""
+        changed = [] if self.change is None else [self.change.name]
+        return ", ".join([self.recipe.name, *changed, f"seed {self.seed}"])
+
     def name(self, sealed: Split) -> str:
         """Name the training on a split without test pairs: "freedom+sand-seed1-9f0c2a6b"."""
         key = hash_arrays(json.dumps(self.settings(), sort_keys=True), sealed.content_hash)
-        return f"{self.recipe.name}-seed{self.seed}-{key[:8]}"
+        changed = "" if self.change is None else "-changed"
+        return f"{self.recipe.name}{changed}-seed{self.seed}-{key[:8]}"
+
+    def split(self, split: Split) -> Split:
+        """Give what it learns from, or is measured on: the split, with changed content if it is to be."""
+        return split if self.change is None else change_content(split, self.change, self.seed)
 
 
 @dataclass(frozen=True)
@@ -141,6 +157,7 @@ def run_jobs(
         waiting = {}
         for name, job in named.items():
             if (workshop.run_folder(name) / RUN).is_file():
+                rmtree(workshop.folder / "unfinished" / name, ignore_errors=True)  # killed before it was gone
                 yield Outcome(job, workshop.run_folder(name), trained=False)
             else:
                 waiting[name] = job
@@ -248,7 +265,7 @@ def training_of(
         torch.set_num_threads(workshop.threads)
     yield train(
         model,
-        sealed,
+        job.split(sealed),
         seed=job.seed,
         plugins=plugins,
         config=training,

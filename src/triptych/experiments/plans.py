@@ -1,4 +1,4 @@
-"""Plans that come with Triptych: the variants of a model, and the tables of the papers."""
+"""Plans that come with Triptych: the variants of a model, and the tables and curves of the papers."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ class Ablation:
 
     def systems(self, base: Recipe) -> dict[str, Recipe]:
         """Give the base, under the model's name, and each variant of it that is not the base itself."""
-        systems = {base.name: base}
-        for name, settings in self.variants.items():
-            variant = base.with_settings(settings)
-            if variant.configs() != base.configs():
-                systems[name] = variant
-        return systems
+        same = self.no_variants(base)
+        varied = {name: base.with_settings(of) for name, of in self.variants.items() if name not in same}
+        return {base.name: base, **varied}
+
+    def no_variants(self, base: Recipe) -> list[str]:
+        """Name the variants that are the base itself, which has their settings already."""
+        configs = base.configs()
+        return [name for name, of in self.variants.items() if base.with_settings(of).configs() == configs]
 
     def sweep(self, name: str, base: Recipe) -> dict[str, Recipe]:
         """Give a system for each value of a field, or for each point of a grid.
@@ -56,7 +58,7 @@ class Ablation:
             raise ConfigError(
                 f"no sweep of {self.model} is called '{name}'",
                 wanted="one of: " + (", ".join(grids) or "none"),
-                fix=nearest(name, grids) if grids else "Give values with --values",
+                fix=nearest(name, grids) if grids else "Give values: FIELD=VALUE,VALUE",
             )
         return sweep_systems(base, grids[name])
 
@@ -127,8 +129,32 @@ class PaperTable:
 
 
 @dataclass(frozen=True)
+class PaperFigure:
+    """A figure that draws what became of other values of some settings.
+
+    Args:
+        number: as printed.
+        title: what it shows.
+        datasets: on which.
+        row: what is varied.
+        sweeps: by name in the model's `Ablation`, each a panel.
+    """
+
+    number: str
+    title: str
+    datasets: list[str]
+    row: PaperRow
+    sweeps: list[str]
+
+    def systems(self, data: str) -> dict[str, dict[str, Recipe]]:
+        """Give the systems of each panel on a data set: sweep -> name -> what to train."""
+        base = self.row.on(data)
+        return {sweep: shipped_ablation(base.model).sweep(sweep, base) for sweep in self.sweeps}
+
+
+@dataclass(frozen=True)
 class PaperPlan:
-    """A paper's tables, as far as Triptych has what stands in them.
+    """A paper's tables and curves, as far as Triptych has what stands in them.
 
     Args:
         paper: name in the published figures.
@@ -137,6 +163,7 @@ class PaperPlan:
         differs: what keeps our figures from being the same measurement as the printed ones.
         datasets: name in the published figures -> the data set's name in words.
         tables: number -> table.
+        figures: number -> figure; its values are printed nowhere.
     """
 
     paper: str
@@ -145,6 +172,7 @@ class PaperPlan:
     differs: str
     datasets: Mapping[str, str]
     tables: Mapping[str, PaperTable]
+    figures: Mapping[str, PaperFigure]
 
 
 @dataclass(frozen=True)
@@ -184,20 +212,30 @@ def shipped_paper(name: str) -> PaperPlan:
         number: PaperTable(
             number,
             table["title"],
-            [
-                PaperRow(
-                    printed,
-                    find_recipe(row["system"]).with_settings(row.get("settings", {})),
-                    row.get("by_data", {}),
-                )
-                for printed, row in table["rows"].items()
-            ],
+            [_read_row(printed, row) for printed, row in table["rows"].items()],
         )
         for number, table in content["tables"].items()
     }
+    figures = {
+        number: PaperFigure(
+            number, figure["title"], figure["datasets"], _read_row(figure["title"], figure), figure["sweeps"]
+        )
+        for number, figure in content.get("figures", {}).items()
+    }
     return PaperPlan(
-        content["paper"], content["title"], content["source"], content["differs"], content["datasets"], tables
+        content["paper"],
+        content["title"],
+        content["source"],
+        content["differs"],
+        content["datasets"],
+        tables,
+        figures,
     )
+
+
+def _read_row(printed: str, row: Mapping[str, Any]) -> PaperRow:
+    recipe = find_recipe(row["system"]).with_settings(row.get("settings", {}))
+    return PaperRow(printed, recipe, row.get("by_data", {}))
 
 
 def published(paper: str, table: str, data: str) -> dict[str, dict[str, Printed]]:

@@ -1,4 +1,4 @@
-"""The tables of the papers again, on one's own data: our figures beside the printed ones.
+"""The tables and curves of the papers again, on one's own data: our figures beside the printed ones.
 
 A printed figure is one number, of unknown luck, often chosen by the test part itself. Ours are means over
 seeds with epochs chosen on validation, and settings that the papers print, or a recipe that says where they
@@ -19,7 +19,7 @@ from triptych.errors import ConfigError, nearest
 from triptych.experiments.comparison import ComparisonResult, Spread, compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
 from triptych.experiments.plans import PaperPlan, published
-from triptych.runs import RUN, RunRecord, load
+from triptych.runs import RUN, RunRecord, load, train
 from triptych.training.recipe import Recipe
 from triptych.training.trainer import Observer
 
@@ -128,6 +128,80 @@ def reproduce(
     )
 
 
+class ReproducedPanel(BaseModel):
+    """One panel of a figure on one data set; what the paper drew there is printed nowhere."""
+
+    model_config = ConfigDict(frozen=True)
+
+    paper: str
+    figure: str
+    title: str
+    source: str
+    data: str
+    """The data set's name in the published figures."""
+    differs: str
+    sweep: str
+    """What is varied: a setting, or two."""
+    comparison: ComparisonResult
+
+
+def reproduce_figure(
+    plan: PaperPlan,
+    figure: str,
+    data: str,
+    split: Split,
+    seeds: Sequence[int],
+    workshop: Workshop,
+    *,
+    observe: Callable[[Job], Observer] | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> list[ReproducedPanel]:
+    """Train what is missing for the curves of a paper's figure on a data set; each panel is a comparison.
+
+    Args:
+        plan: of the paper.
+        figure: its number.
+        data: the data set's name in the published figures.
+        split: of that data set.
+        seeds: of each point.
+        workshop: where and how.
+        observe: makes an observer for a training in this process.
+        on_outcome: is told of each training that is found, done or failed.
+
+    Raises:
+        ConfigError: the paper has no such figure, or not on this data set.
+    """
+    return [
+        ReproducedPanel(
+            paper=plan.paper,
+            figure=figure,
+            title=plan.figures[figure].title,
+            source=plan.source,
+            data=data,
+            differs=plan.differs,
+            sweep=sweep,
+            comparison=compare(
+                systems, split, seeds, workshop, k=workshop.k, observe=observe, on_outcome=on_outcome
+            ),
+        )
+        for sweep, systems in figure_systems(plan, figure, data).items()
+    ]
+
+
+def figure_systems(plan: PaperPlan, figure: str, data: str) -> dict[str, dict[str, Recipe]]:
+    """Give the systems of a figure's panels on a data set: sweep -> point -> what to train.
+
+    Raises:
+        ConfigError: the paper has no such figure, or not on this data set.
+    """
+    if figure not in plan.figures:
+        raise _unknown(plan, "figure of curves", figure, plan.figures)
+    known = plan.figures[figure].datasets
+    if data not in known:
+        raise _unknown(plan, f"figure {figure} on the data set", data, dict.fromkeys(known))
+    return plan.figures[figure].systems(data)
+
+
 def table_systems(
     plan: PaperPlan, table: str, data: str, rows: Sequence[str] | None = None
 ) -> dict[str, Recipe]:
@@ -157,7 +231,7 @@ def table_systems(
 def _unknown(plan: PaperPlan, kind: str, name: str, known: Mapping[str, object]) -> ConfigError:
     return ConfigError(
         f"{plan.paper} has no {kind} '{name}' that Triptych knows",
-        wanted="one of: " + ", ".join(known),
+        wanted="one of: " + (", ".join(known) or "none"),
         fix=nearest(name, known),
     )
 
@@ -192,16 +266,14 @@ def estimate(
     split: Split,
     seeds: Sequence[int],
     workshop: Workshop,
-    measure: Callable[[Recipe], float],
 ) -> list[Cost]:
-    """Say what training would cost on this machine.
+    """Say what training would cost on this machine; an epoch is trained of what has no run here.
 
     Args:
         systems: name -> what to train.
         split: on what.
         seeds: of each.
-        workshop: where earlier runs lie.
-        measure: trains an epoch and gives its seconds; called for systems that have no run here.
+        workshop: where earlier runs lie, and how to train.
     """
     sealed = split.without_test()
     costs = []
@@ -216,11 +288,26 @@ def estimate(
             epochs = int(np.median([len(record.history) for record in records]))
         else:
             limit = recipe.configs().training.epochs
-            seconds, epochs = measure(recipe), min(limit, ASSUMED_EPOCHS)
+            seconds, epochs = _measure_epoch(recipe, sealed, workshop), min(limit, ASSUMED_EPOCHS)
         costs.append(
             Cost(row=name, missing=missing, seconds_per_epoch=seconds, epochs=epochs, known=bool(records))
         )
     return costs
+
+
+def _measure_epoch(recipe: Recipe, sealed: Split, workshop: Workshop) -> float:
+    """Train an epoch, and give its seconds with those of the evaluation after it."""
+    configs = recipe.configs()
+    run = train(
+        configs.model,
+        sealed,
+        plugins=configs.plugins,
+        config=configs.training.model_copy(update={"epochs": 1}),
+        device=workshop.device,
+        k=workshop.k,
+        graph_cache=workshop.graph_cache,
+    )
+    return run.record.seconds_per_epoch + run.record.seconds_per_evaluation
 
 
 def _record(folder: Path) -> RunRecord:

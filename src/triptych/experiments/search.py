@@ -26,6 +26,7 @@ from triptych.data.split import Split
 from triptych.encode.encoder import require
 from triptych.errors import ConfigError, TrainingError, TriptychError
 from triptych.experiments.jobs import Job, Workshop, training_of
+from triptych.files import write_json, write_text
 from triptych.training.recipe import Recipe
 from triptych.training.space import Range, SearchSpace
 from triptych.training.trainer import EpochRecord, Observer
@@ -142,6 +143,21 @@ def search(
             for future in [pool.submit(_work, plan, sealed, workshop) for _ in range(workshop.workers)]:
                 future.result()
     return _result(plan, sealed, _study(plan, sealed, workshop.folder))
+
+
+def write_search(result: SearchResult, folder: Path) -> Path:
+    """Keep what a search found in the experiment's folder, and the best settings as a recipe beside it.
+
+    Returns: the recipe's file.
+    """
+    write_json(folder / f"search-{result.model}.json", result.model_dump(mode="json"))
+    source = (
+        f"best of {len(result.trials)} trials by validation {result.metric} on {result.data}, "
+        f"seed {result.seed}"
+    )
+    recipe = folder / f"{result.model}-{result.data}.toml"
+    write_text(recipe, Recipe(result.model, result.best, source).to_toml())
+    return recipe
 
 
 def _check(plan: SearchPlan) -> None:

@@ -6,22 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from triptych.encode.encoder import require
 from triptych.errors import ConfigError, StorageError
 from triptych.evaluation.significance import N_RESAMPLES
-from triptych.experiments.comparison import ComparisonResult, Spread, SystemFigures
-from triptych.files import read_json, write_text
+from triptych.experiments.comparison import ComparisonResult, SystemFigures
+from triptych.files import read_json, write_json, write_text
 from triptych.report.comparison_tables import (
     ALPHA,
     columns,
     comparison_latex,
     comparison_markdown,
     in_table,
+    more_tables,
     name_seeds,
     significant,
     table_caption,
+    words,
 )
 from triptych.report.page import write_page
 from triptych.runs import RUN, RunRecord
@@ -29,8 +31,15 @@ from triptych.runs import RUN, RunRecord
 __all__ = ["comparison_latex", "comparison_markdown", "write_comparison", "write_comparison_page"]
 
 
-def write_comparison(result: ComparisonResult, path: Path) -> None:
-    """Write tables and page beside the file of a result: NAME.md, NAME.tex and NAME.html beside NAME.json."""
+def write_comparison(result: ComparisonResult, path: Path, whole: BaseModel | None = None) -> None:
+    """Write a result, NAME.json, with tables and page beside it: NAME.md, NAME.tex and NAME.html.
+
+    Args:
+        result: of a comparison.
+        path: the JSON file to make or replace.
+        whole: what the result is a part of, to be written in its place.
+    """
+    write_json(path, (whole or result).model_dump(mode="json"))
     write_text(path.with_suffix(".md"), comparison_markdown(result))
     write_text(path.with_suffix(".tex"), comparison_latex(result))
     write_comparison_page(result, path.with_suffix(".html"))
@@ -70,15 +79,16 @@ def write_comparison_page(result: ComparisonResult, path: Path) -> None:
             "trained with": name_seeds(result),
             "users": result.protocol["users"],
             "tested by": result.metric,
-            "reference": result.reference,
+            "reference": result.reference or "the intact system",
         },
         caption=table_caption(result, metrics),
         metrics=metrics,
         table=in_table(result, metrics),
-        valid={system.name: _spread(system.valid[result.metric]) for system in result.systems},
+        valid={system.name: words(system.valid[result.metric]) for system in result.systems},
         legacy={system.name: (system.legacy or {}).get(result.metric) for system in result.systems},
         significant=significant(result),
         differing=differing,
+        more=more_tables(result),
         figures=figures,
         without_figures=without_figures,
         lost=[system.name for system in result.systems if len(records[system.name]) < len(system.runs)],
@@ -106,12 +116,23 @@ def _how_measured(result: ComparisonResult) -> list[str]:
     ]
     if result.differences:
         chosen = "being the best on validation" if result.reference_chosen else "as asked for"
+        reference = (
+            "The reference of each is the same system, trained on the data as they are."
+            if result.reference is None
+            else f"{result.reference} is the reference, {chosen}."
+        )
         said.append(
-            f"{result.reference} is the reference, {chosen}. Differences to it are taken user by user, after "
+            f"{reference} Differences to it are taken user by user, after "
             "each user’s mean over seeds. Intervals and p-values are of a bootstrap of users with "
             f"{N_RESAMPLES:,} resamples; Holm’s correction is for all differences of this page, "
             f"{len(result.differences)} in number. They speak of other users, not of other seeds: a "
             "difference below the spread over seeds proves little."
+        )
+    if result.reference is None:
+        said.append(
+            "Content was changed for training and for nothing else: interactions, their split and the users "
+            "are the same. What is drawn, such as noise, each seed draws for itself; of items that lack "
+            "content, those of a smaller share are among those of a larger one."
         )
     if result.legacy_choice:
         said.append(
@@ -149,7 +170,3 @@ def _differing(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]
     names = dict.fromkeys(name for of in settings.values() for name in of)
     by_name = {name: [of.get(name) for of in settings.values()] for name in names}
     return {name: values for name, values in by_name.items() if any(value != values[0] for value in values)}
-
-
-def _spread(spread: Spread) -> str:
-    return f"{spread.mean:.4f}" + ("" if spread.sd is None else f" ± {spread.sd:.4f}")

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from triptych.experiments.comparison import ComparisonResult, Spread
+from triptych.experiments.knockout import Curve
+from triptych.experiments.knockout import curves as content_curves
+from triptych.report.comparison_tables import describe
 from triptych.report.svg import ACCENT, N_COLORS, PANEL, QUIET, WIDTH, color, dashes, draw_svg
 from triptych.runs import RunRecord
 
@@ -44,7 +47,10 @@ def draw_all(
     *,
     alpha: float,
 ) -> dict[str, Drawn]:
-    """Draw what there is to draw: "differences", "curves", "sweep", and "grid-validation" with "grid-test".
+    """Draw what there is to draw, by name.
+
+    "differences", "curves", "sweep", "grid-validation" with "grid-test", and "content-0" and so on for
+    changes of content by degrees.
 
     Args:
         result: of the comparison.
@@ -57,7 +63,9 @@ def draw_all(
         drawn["differences"] = _forest(result, alpha)
     if any(_curve(record, result.metric) for of in records.values() for record in of):
         drawn["curves"] = _curves(result, records)
-    if not all(records.values()):
+    for at, curve in enumerate(content_curves(result)):
+        drawn[f"content-{at}"] = _content(f"content-{at}", result, curve)
+    if result.reference is None or not all(records.values()):
         return drawn  # systems may differ in more than is known
     if len(differing) == 1:
         ((field, values),) = differing.items()
@@ -99,7 +107,7 @@ def _forest(result: ComparisonResult, alpha: float) -> Drawn:
         f"{one.system}: {one.difference:+.4f}, from {one.interval[0]:+.4f} to {one.interval[1]:+.4f}"
         for one in differences
     )
-    title = f"Differences to {result.reference}"
+    title = f"Differences to {result.reference or 'the intact system'}"
     return Drawn(
         title,
         f"Lines are 95 % intervals. A full dot is significant after Holm’s correction (p < {alpha}).",
@@ -136,6 +144,36 @@ def _curves(result: ComparisonResult, records: Mapping[str, Sequence[RunRecord]]
         "One line for each seed; the dot is the epoch that was kept.",
         draw_svg("curves", title, says, draw, HEIGHT),
         _key({name: at for name, at in series.items() if records[name]}),
+    )
+
+
+def _content(name: str, result: ComparisonResult, curve: Curve) -> Drawn:
+    """Draw the test figures of each system by how much was done to its content, at true distances."""
+    several = any(spread.sd is not None for points in curve.points.values() for spread in points.values())
+
+    def draw(axes: Axes) -> None:
+        axes.grid(axis="y")
+        for at, points in enumerate(curve.points.values()):
+            axes.errorbar(
+                list(points), [spread.mean for spread in points.values()],
+                yerr=[spread.sd or 0 for spread in points.values()], marker="os^D"[at % 4], markersize=6,
+                capsize=4 if several else 0, color=color(at), linestyle=(0, dashes(at)), linewidth=1.8,
+            )  # fmt: skip
+        axes.set_xlabel(
+            "items without it, %" if curve.kind == "missing" else "added noise, standard deviations"
+        )
+        axes.set_ylabel(f"test {result.metric}")
+
+    title = f"{result.metric} by {'missing' if curve.kind == 'missing' else 'noisy'} {curve.target}"
+    says = "; ".join(
+        f"{system}: " + ", ".join(f"{amount:g} {spread.mean:.4f}" for amount, spread in points.items())
+        for system, points in curve.points.items()
+    )
+    return Drawn(
+        title,
+        f"By {describe(curve)}." + (" Bars are the standard deviation over seeds." if several else ""),
+        draw_svg(name, title, says, draw, HEIGHT),
+        _key({system: at for at, system in enumerate(curve.points)}),
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from triptych.errors import ConfigError, nearest
-from triptych.experiments.comparison import ComparisonResult
+from triptych.experiments.comparison import ComparisonResult, Spread
+from triptych.experiments.knockout import Curve, curves
 
 ALPHA = 0.05
 """A difference is marked if its p-value, after Holm's correction, is below it."""
@@ -55,7 +56,9 @@ def comparison_markdown(result: ComparisonResult, metrics: Sequence[str] | None 
         f"| {_markdown(name)} | " + " | ".join(_worded(cell, ends, "±") + cell.mark for cell in row) + " |"
         for name, row in in_table(result, chosen).items()
     ]
-    return "\n".join(lines) + f"\n\n{_markdown(table_caption(result, chosen))}\n"
+    tables = ["\n".join(lines) + f"\n\n{_markdown(table_caption(result, chosen))}\n"]
+    tables += [plain_markdown(more) for more in more_tables(result)]
+    return "\n".join(tables)
 
 
 def comparison_latex(result: ComparisonResult, metrics: Sequence[str] | None = None) -> str:
@@ -74,14 +77,102 @@ def comparison_latex(result: ComparisonResult, metrics: Sequence[str] | None = N
         " & ".join([_latex(name), *(_worded(cell, ends, r"$\pm$") + _latex(cell.mark) for cell in row)])
         for name, row in in_table(result, chosen).items()
     ]
+    tables = [latex_table(["system", *chosen], rows, table_caption(result, chosen))]
+    tables += [plain_latex(more) for more in more_tables(result)]
+    return "\n".join(["% needs \\usepackage{booktabs}", *tables])
+
+
+class PlainTable(NamedTuple):
+    """A table of words.
+
+    Args:
+        title: in a few words.
+        columns: heads.
+        rows: of cells, the row's name first.
+        caption: what it shows.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    caption: str
+
+
+def more_tables(result: ComparisonResult) -> list[PlainTable]:
+    """Give the tables that only some comparisons have: curves by degrees, and what lists are like."""
+    tables = []
+    for curve in curves(result):
+        amounts = sorted({amount for points in curve.points.values() for amount in points})
+        tables.append(
+            PlainTable(
+                {"missing": "By missing content", "noisy": "By added noise"}[curve.kind],
+                ["system", *(f"{amount:g} {UNITS[curve.kind]}" for amount in amounts)],
+                [
+                    [name, *(words(points.get(amount)) for amount in amounts)]
+                    for name, points in curve.points.items()
+                ],
+                f"Test {result.metric} on {result.data} by {describe(curve)}.",
+            )
+        )  # fmt: skip
+    names = dict.fromkeys(name for system in result.systems for name in system.beyond or {})
+    if names:
+        tables.append(
+            PlainTable(
+                "Beside accuracy",
+                ["figure", *(system.name for system in result.systems)],
+                [
+                    [name, *(words((system.beyond or {}).get(name)) for system in result.systems)]
+                    for name in names
+                ],
+                f"What lists on {result.data} are like beside accuracy; no figure is good or bad by itself. "
+                "Novelty is in bits, miscalibration in nats; items are grouped by popularity, users by "
+                "training items.",
+            )
+        )
+    return tables
+
+
+UNITS = {"missing": "%", "noisy": "sd"}
+
+
+def describe(curve: Curve) -> str:
+    """Say what a curve goes by."""
+    of = curve.target.replace("+", " and ")
+    return {
+        "missing": f"the share of items that lack {of}, of those that have it",
+        "noisy": f"the noise added to {of}, in standard deviations of each column",
+    }[curve.kind]
+
+
+def words(spread: Spread | None) -> str:
+    """Word a figure over seeds: "0.1234 ± 0.0012", a dash where there is none."""
+    if spread is None:
+        return "–"
+    return f"{spread.mean:.4f}" + ("" if spread.sd is None else f" ± {spread.sd:.4f}")
+
+
+def plain_markdown(table: PlainTable) -> str:
+    """Write a table of words in Markdown."""
+    lines = [table.columns, *table.rows]
+    head, *body = ["| " + " | ".join(map(_markdown, line)) + " |" for line in lines]
+    rule = "|:--" + "|--:" * (len(table.columns) - 1) + "|"
+    return "\n".join([head, rule, *body]) + f"\n\n{_markdown(table.caption)}\n"
+
+
+def plain_latex(table: PlainTable) -> str:
+    """Write a table of words in LaTeX."""
+    return latex_table(table.columns, [" & ".join(map(_latex, row)) for row in table.rows], table.caption)
+
+
+def latex_table(columns: Sequence[str], rows: Sequence[str], caption: str) -> str:
+    """Write a LaTeX table of rows that are LaTeX already."""
     lines = [
-        "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex(table_caption(result, chosen))}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(chosen)}}}",
+        rf"\caption{{{_latex(caption)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
         r"\toprule",
-        " & ".join(map(_latex, ["system", *chosen])) + r" \\",
+        " & ".join(map(_latex, columns)) + r" \\",
         r"\midrule",
         *(row + r" \\" for row in rows),
         r"\bottomrule",
@@ -150,7 +241,11 @@ def table_caption(result: ComparisonResult, metrics: Sequence[str]) -> str:
         parts.append("Best bold, second underlined.")
     if result.differences:
         how = "the best on validation" if result.reference_chosen else "as asked for"
-        tested = f"from the reference {result.reference} ({how})"
+        tested = (
+            "from the intact system"
+            if result.reference is None
+            else f"from the reference {result.reference} ({how})"
+        )
         paired = f"p < {ALPHA}, paired by user, bootstrap, Holm's correction"
         if not significant(result):
             parts.append(f"No system differs in {result.metric} {tested} significantly ({paired}).")
@@ -159,6 +254,9 @@ def table_caption(result: ComparisonResult, metrics: Sequence[str]) -> str:
     if result.failures:
         failed = ", ".join(f"{failure.name} with seed {failure.seed}" for failure in result.failures)
         parts.append(f"Not in it, as the training failed: {failed}.")
+    if result.left_out:
+        without = "; ".join(f"{one.name} ({one.reason})" for one in result.left_out)
+        parts.append(f"Left out: {without}.")
     return " ".join(parts)
 
 

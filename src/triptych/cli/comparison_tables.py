@@ -1,0 +1,133 @@
+"""Comparisons as commands print them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from triptych.cli.output import out, print_table
+
+if TYPE_CHECKING:
+    from triptych.experiments.comparison import ComparisonResult, Spread
+    from triptych.experiments.splits import SplitsResult
+
+_MOST_COLUMNS = 6
+"""Systems whose figures fit beside each other on a terminal."""
+
+
+def print_comparison(result: ComparisonResult) -> None:
+    """Print the figures of systems, which differences hold, and what is not among them."""
+    length = max(result.protocol["k"])
+    shown = list(dict.fromkeys([result.metric, f"recall@{length}", f"ndcg@{length}"]))
+    best_seed = ["best seed by test"] if result.legacy_choice else []
+    seeds = sorted({len(system.seeds) for system in result.systems})
+    over = "–".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
+    split = result.split.get("kind")
+    print_table(
+        f"Test figures on {result.data}, split by {split}, mean ± standard deviation over {over}",
+        ["system", *shown, *best_seed, f"valid {result.metric}", "s/epoch", "MiB"],
+        [
+            [
+                system.name,
+                *(worded(system.test[metric]) for metric in shown),
+                *(f"{(system.legacy or {})[result.metric]:.4f}" for _ in best_seed),
+                worded(system.valid[result.metric]),
+                f"{system.seconds_per_epoch:.2f}",
+                f"{system.peak_memory_bytes / 2**20:,.0f}",
+            ]
+            for system in result.systems
+        ],
+        notes=f"{result.protocol['users']:,} users; all items ranked, {result.protocol['masked']} items "
+        "masked. Epochs chosen on validation; the test part was opened when all trainings had ended.",
+    )
+    if result.legacy_choice:
+        best = max(result.systems, key=lambda system: system.valid[result.metric].mean).name
+        out.print(
+            "Legacy: the seed that is best on test is chosen by what it measures, and promises too much. "
+            f"Choosing by it would take {result.legacy_choice}; validation takes {best}.",
+            markup=False,
+            highlight=False,
+        )
+    if result.differences:
+        _print_differences(result)
+    if any(system.beyond for system in result.systems):
+        _print_beyond(result)
+    for one in result.left_out:
+        out.print(f"Left out: {one.name}, as {one.reason}", markup=False, highlight=False)
+    for failure in result.failures:
+        out.print(
+            f"Failed: {failure.name}, seed {failure.seed}: {failure.error}", markup=False, highlight=False
+        )
+
+
+def _print_differences(result: ComparisonResult) -> None:
+    if result.reference is None:
+        beside = "the intact system"
+    else:
+        how = "the best on validation" if result.reference_chosen else "as asked for"
+        beside = f"{result.reference}, {how}"
+    print_table(
+        f"\n{result.metric} beside {beside}",
+        ["system", "difference", "95 % interval", "p", "p Holm", "p Wilcoxon", "detectable"],
+        [
+            [
+                difference.system,
+                f"{difference.difference:+.4f}",
+                f"{difference.interval[0]:+.4f}\u00a0…\u00a0{difference.interval[1]:+.4f}",
+                _p(difference.p_bootstrap),
+                _p(difference.p_corrected),
+                _p(difference.p_wilcoxon),
+                f"{difference.detectable:.4f}",
+            ]
+            for difference in result.differences
+        ],
+        notes="Paired by user, each user's mean over seeds; bootstrap p, corrected by Holm for this "
+        "table. A difference below the detectable one would mostly stay unseen, and one below the "
+        "spread over seeds proves little.",
+    )
+
+
+def _print_beyond(result: ComparisonResult) -> None:
+    if len(result.systems) > _MOST_COLUMNS:
+        out.print("\nWhat lists are like beside accuracy: see the page.", markup=False, highlight=False)
+        return
+    names = dict.fromkeys(name for system in result.systems for name in system.beyond or {})
+    print_table(
+        "\nWhat lists are like beside accuracy",
+        ["figure", *(system.name for system in result.systems)],
+        [[name, *(worded((system.beyond or {}).get(name)) for system in result.systems)] for name in names],
+        notes="None of these is good or bad by itself: they say what accuracy was bought with, and who "
+        "has it.",
+    )
+
+
+def print_splits(result: SplitsResult) -> None:
+    """Print the order of systems under each split beside each other, and how alike the orders are."""
+    places = range(max(map(len, result.orders.values())))
+    print_table(
+        f"\nOrder of systems by test {result.metric} on {result.data}",
+        ["place", *result.orders],
+        [
+            [place + 1, *(order[place] if place < len(order) else "–" for order in result.orders.values())]
+            for place in places
+        ],
+    )
+    print_table(
+        "\nHow alike two orders are",
+        ["split", "and", "Kendall's tau", "systems"],
+        [
+            [one.first, one.second, "–" if one.tau is None else f"{one.tau:+.2f}", one.systems]
+            for one in result.agreements
+        ],
+        notes="+1: the same order; 0: none to speak of; −1: the reverse. Of few systems it is coarse.",
+    )
+
+
+def worded(spread: Spread | None) -> str:
+    """Word a figure over seeds: "0.1234 ± 0.0012", a dash where there is none."""
+    if spread is None:
+        return "–"
+    return f"{spread.mean:.4f}" + ("" if spread.sd is None else f"\u00a0±\u00a0{spread.sd:.4f}")
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

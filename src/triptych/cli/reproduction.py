@@ -1,0 +1,260 @@
+"""The command that trains the papers' tables and figures again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from triptych.cli.base import Json, SplitKind, SplitSeed, app, read_pair
+from triptych.cli.bench import Bench, Device, GraphCache, OutFolder, Seeds, Threads, Workers, read_seeds
+from triptych.cli.comparison_tables import print_comparison, worded
+from triptych.cli.output import out, print_json, print_table
+from triptych.errors import ConfigError
+
+if TYPE_CHECKING:
+    from triptych.experiments.plans import PaperPlan
+    from triptych.experiments.reproduction import ReproducedPanel, ReproducedTable
+    from triptych.training.recipe import Recipe
+
+
+@app.command(
+    epilog="Example: `triptych reproduce sand 2 --data baby=data/baby --row SAND --row MGCN --seeds 1`"
+)
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="camgr, ksi, mgnm, msi or sand.", metavar="PAPER")],
+    table: Annotated[
+        str | None,
+        typer.Argument(help="As printed; without it, tables and figures are listed.", metavar="[TABLE]"),
+    ] = None,
+    figure: Annotated[
+        str | None,
+        typer.Option(
+            help="A figure instead of a table, by its number: curves, whose points no paper prints."
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="NAME=FOLDER", help="A data set of the paper and its folder; repeat."),
+    ] = None,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="Only this row, by its printed name; repeat.")
+    ] = None,
+    seeds: Seeds = "1",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train nothing; say what it would cost on this machine.")
+    ] = False,
+    split: SplitKind = None,
+    split_seed: SplitSeed = 999,
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = None,
+    graph_cache: GraphCache = None,
+    out_folder: OutFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Train what is missing for a paper's table, and put our figures beside the printed ones."""
+    from triptych.experiments.plans import shipped_paper
+    from triptych.experiments.reproduction import figure_systems, table_systems
+
+    plan = shipped_paper(paper)
+    if table is None and figure is None:
+        _list(plan, as_json)
+        return
+    if figure is not None and (table is not None or rows):
+        raise ConfigError(
+            f"--figure {figure} with " + ("a table" if table is not None else "--row"),
+            wanted="a figure, or a table and perhaps its rows",
+            fix="Leave one of them out",
+        )
+    numbers, folders = read_seeds(seeds), _read_data(data or [])
+    tables: list[ReproducedTable] = []
+    panels: list[ReproducedPanel] = []
+    estimates: list[dict[str, Any]] = []
+    for name, folder in folders.items():
+        systems = (
+            {"": table_systems(plan, table, name, rows)}
+            if table is not None
+            else figure_systems(plan, figure or "", name)
+        )
+        bench = Bench(folder, split, split_seed, device, workers, threads, graph_cache, out_folder)
+        what = f"table {table}" if table is not None else f"figure {figure}"
+        if dry_run:
+            for sweep, of in systems.items():
+                title = f"{plan.paper}, {what} on {name}" + (f": {sweep}" if sweep else "")
+                estimates.append(_estimate(bench, of, numbers, title))
+        elif table is not None:
+            tables.append(_reproduce_table(bench, plan, table, name, numbers, rows, len(systems[""])))
+        else:
+            total = sum(map(len, systems.values()))
+            panels += _reproduce_figure(bench, plan, figure or "", name, numbers, total)
+    if as_json:
+        made = {"tables": tables} if table is not None else {"figures": panels}
+        found = {kind: [one.model_dump(mode="json") for one in of] for kind, of in made.items()}
+        print_json({"estimates": estimates} if dry_run else found)
+        return
+    for estimate in estimates:
+        _print_estimate(estimate)
+    for one in tables:
+        _print_table(one)
+    for panel in panels:
+        out.print(
+            f"\n{panel.paper}, figure {panel.figure}, {panel.title}: {panel.sweep}",
+            style="bold",
+            highlight=False,
+            markup=False,
+        )
+        print_comparison(panel.comparison)
+
+
+def _list(plan: PaperPlan, as_json: bool) -> None:
+    """Say which tables and figures there are."""
+    tables = [
+        {"table": found.number, "title": found.title, "rows": [row.printed for row in found.rows]}
+        for found in plan.tables.values()
+    ]
+    figures = [
+        {"figure": found.number, "title": found.title, "datasets": found.datasets, "sweeps": found.sweeps}
+        for found in plan.figures.values()
+    ]
+    if as_json:
+        head = {"paper": plan.paper, "title": plan.title, "datasets": dict(plan.datasets)}
+        print_json({**head, "tables": tables, "figures": figures})
+        return
+    print_table(
+        f"{plan.paper}: {plan.title} ({plan.source})",
+        ["table", "title", "rows"],
+        [(found.number, found.title, ", ".join(row.printed for row in found.rows))
+         for found in plan.tables.values()],
+    )  # fmt: skip
+    if figures:
+        print_table(
+            "\nFigures: curves that can be drawn again",
+            ["figure", "title", "varied", "on"],
+            [
+                (found.number, found.title, ", ".join(found.sweeps), ", ".join(found.datasets))
+                for found in plan.figures.values()
+            ],
+        )
+    out.print("Data sets: " + ", ".join(plan.datasets), highlight=False, markup=False)
+
+
+def _reproduce_table(
+    bench: Bench,
+    plan: PaperPlan,
+    table: str,
+    data: str,
+    seeds: Sequence[int],
+    rows: Sequence[str] | None,
+    n_systems: int,
+) -> ReproducedTable:
+    from triptych.experiments.reproduction import reproduce as reproduce_table
+    from triptych.report.comparison import write_comparison
+
+    with bench.progress(n_systems * len(seeds)) as progress:
+        result = reproduce_table(
+            plan,
+            table,
+            data,
+            bench.split,
+            seeds,
+            bench.workshop,
+            rows=rows,
+            observe=progress.observe,
+            on_outcome=progress.on_outcome,
+        )
+    name = _file_name(plan.paper, "table", table, data)
+    write_comparison(result.comparison, bench.workshop.folder / f"{name}.json", result)
+    return result
+
+
+def _reproduce_figure(
+    bench: Bench, plan: PaperPlan, figure: str, data: str, seeds: Sequence[int], n_systems: int
+) -> list[ReproducedPanel]:
+    from triptych.experiments.reproduction import reproduce_figure
+    from triptych.report.comparison import write_comparison
+
+    with bench.progress(n_systems * len(seeds)) as progress:
+        panels = reproduce_figure(
+            plan,
+            figure,
+            data,
+            bench.split,
+            seeds,
+            bench.workshop,
+            observe=progress.observe,
+            on_outcome=progress.on_outcome,
+        )
+    for panel in panels:
+        name = _file_name(plan.paper, "figure", figure, data, panel.sweep)
+        write_comparison(panel.comparison, bench.workshop.folder / f"{name}.json", panel)
+    return panels
+
+
+def _estimate(
+    bench: Bench, systems: Mapping[str, Recipe], seeds: Sequence[int], title: str
+) -> dict[str, Any]:
+    """Say what training would cost."""
+    from triptych.experiments.reproduction import estimate
+
+    costs = estimate(systems, bench.split, seeds, bench.workshop)
+    rows = [{**cost.model_dump(mode="json"), "seconds": cost.seconds} for cost in costs]
+    return {"title": title, "rows": rows, "seconds": sum(cost.seconds for cost in costs)}
+
+
+def _print_estimate(estimate: Mapping[str, Any]) -> None:
+    from triptych.experiments.reproduction import ASSUMED_EPOCHS
+
+    print_table(
+        estimate["title"],
+        ["row", "missing", "s/epoch", "epochs", "minutes"],
+        [
+            (row["row"], row["missing"], row["seconds_per_epoch"],
+             f"{'' if row['known'] else '~'}{row['epochs']}", round(row["seconds"] / 60, 1))
+            for row in estimate["rows"]
+        ],
+        notes=f"{estimate['seconds'] / 3600:.1f} hours one after the other. ~: never trained here; one "
+        f"epoch was measured, and {ASSUMED_EPOCHS} epochs, or the recipe's limit, are assumed.",
+    )  # fmt: skip
+
+
+def _print_table(result: ReproducedTable) -> None:
+    metrics = list(dict.fromkeys(figure.metric for figure in result.figures))
+    shown = [metric for metric in ("recall@20", "ndcg@20") if metric in metrics] or metrics[:2]
+    cells = {(figure.row, figure.metric): figure for figure in result.figures}
+    table = []
+    for row in dict.fromkeys(figure.row for figure in result.figures):
+        line = [row]
+        for metric in shown:
+            cell = cells[row, metric]
+            line += [
+                worded(cell.ours),
+                "–" if cell.printed is None else f"{cell.printed:.4f}",
+                "–" if cell.relative is None else f"{cell.relative:+.1%}",
+            ]
+        table.append(line)
+    columns = [name for metric in shown for name in (metric, "printed", "off by")]
+    print_table(
+        f"{result.paper}, table {result.table}, {result.title}: {result.data}, seeds "
+        + ", ".join(map(str, result.seeds)),
+        ["row", *columns],
+        table,
+        notes=result.differs,
+    )
+
+
+def _read_data(texts: list[str]) -> dict[str, Path]:
+    """Read "baby=data/baby" pieces."""
+    if not texts:
+        raise ConfigError(
+            "no data set is named", wanted="--data NAME=FOLDER", fix="Write for example --data baby=data/baby"
+        )
+    pairs = [read_pair("--data", "NAME=FOLDER", text, "baby=data/baby") for text in texts]
+    return {name: Path(folder) for name, folder in pairs}
+
+
+def _file_name(*parts: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
