@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH = 400
 """In the units of the drawings, which grow and shrink with their place on the page."""
@@ -65,6 +66,11 @@ def draw_svg(name: str, title: str, says: str, draw: Callable[[Axes], None], hei
         draw: fills the axes, in colours of this module.
         height: in the units of `WIDTH`.
     """
+    return draw_figure_svg(name, title, says, lambda figure: draw(figure.add_subplot()), height)
+
+
+def draw_figure_svg(name: str, title: str, says: str, draw: Callable[[Figure], None], height: int) -> str:
+    """Draw several axes as one element; all else as `draw_svg`, `draw` making the axes it fills."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -72,7 +78,7 @@ def draw_svg(name: str, title: str, says: str, draw: Callable[[Axes], None], hei
     with style.context(["default", _STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the page has fonts of its own
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
-        draw(figure.add_subplot())
+        draw(figure)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     svg = ElementTree.fromstring(file.getvalue())  # noqa: S314 (it is matplotlib's own)

@@ -1,0 +1,66 @@
+"""The page of what a model learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from triptych.encode.encoder import require
+from triptych.errors import ConfigError
+from triptych.report.comparison_figures import Drawn
+from triptych.report.embedding_figures import draw_content, draw_layers, draw_maps, layer_name
+from triptych.report.embeddings import Picture
+from triptych.report.page import write_page
+
+
+def write_picture_page(picture: Picture, path: Path) -> None:
+    """Write the page, whole or not at all. It needs no network, no script and no other file.
+
+    Figures need the 'report' extra; without it the page says so and has the tables.
+
+    Args:
+        picture: of a run.
+        path: the HTML file to make or replace.
+    """
+    maps: dict[str, list[Drawn]] = {}
+    content: list[Drawn] = []
+    layers: list[Drawn] = []
+    without_figures = ""
+    try:
+        require("report", "matplotlib")
+        maps, content, layers = draw_maps(picture), draw_content(picture), draw_layers(picture)
+    except ConfigError as error:
+        without_figures = f"The figures are left out: {error.found}. {error.fix}, and call again."
+    found = picture.diagnosis
+    write_page(
+        path,
+        "embeddings.html",
+        picture=picture,
+        maps=maps,
+        content=content,
+        layers=layers,
+        without_figures=without_figures,
+        map_rows=[
+            (one.title, panel.name, len(panel.points), one.trust, panel.apart)
+            for one in picture.maps
+            for panel in one.panels
+        ],
+        histogram_rows=[
+            (
+                one.modality,
+                "as given" if one.stage == "raw" else "in the model",
+                one.cells,
+                one.evenness,
+                one.uniformity,
+                one.trust,
+            )
+            for one in picture.histograms
+        ],
+        layer_rows=[(layer_name(one), one.redundancy) for one in picture.layers],
+        modality_rows=[
+            (row.modality, row.n_items, row.uniformity, row.variance_kept) for row in found.modalities
+        ],
+        pair_rows=[
+            (" + ".join(row.modalities), row.n_items, row.alignment, row.information, row.information_raw)
+            for row in found.pairs
+        ],
+    )
