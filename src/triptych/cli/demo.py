@@ -53,5 +53,8 @@ def demo(
     )
     out.print(f"\nThe page with pictures: {out_folder / 'index.html'}", highlight=False, markup=False)
     out.print(
-        f"Next: triptych train freedom {out_folder / 'data'} --out {out_folder / 'mine'}", highlight=False
+        f"Next: triptych serve {out_folder / 'runs' / result.best_model} --data {out_folder / 'data'}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from triptych.data.dataset import Dataset
 from triptych.data.demo import DemoShop, build_shop
 from triptych.data.interactions import LEFT_OUT, TEST
 from triptych.data.split import Split
+from triptych.encode.registry import load_encoder
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.files import new_folder
 from triptych.report.page import ShownItem, write_demo_page
@@ -94,7 +96,7 @@ def run_demo(
     """
     with new_folder(folder, marker="index.html", overwrite=overwrite) as place, _one_thread():
         shop = build_shop(seed=seed, noise=noise)
-        data = shop.dataset()
+        data = with_encoders(shop.dataset())
         data.save(place / "data")
         split = Split.by_ratio(data, rng=seed)
         runs: dict[str, Run] = {}
@@ -127,6 +129,18 @@ def run_demo(
             facts=result.facts,
         )
     return result
+
+
+def with_encoders(data: Dataset) -> Dataset:
+    """Note what encodes a picture or a text as the shop's are, so that new items can be added to it."""
+    width, seed = data.features["text"].dim, data.provenance["seed"]
+    text = {"template": "{title} {description}", "encoder": _spec("text", "tfidf", dim=width, seed=seed)}
+    made = {"image": {"encoder": _spec("image", "descriptor")}, "text": text}
+    return replace(data, provenance={**data.provenance, "features": made})
+
+
+def _spec(kind: str, name: str, **settings: Any) -> dict[str, Any]:
+    return {**load_encoder(kind, name).spec.to_json(), "settings": settings}
 
 
 @contextmanager
