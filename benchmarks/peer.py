@@ -11,8 +11,8 @@ the next ones times their number: all from the sampler to the optimiser's step. 
 for validation and test once each.
 
 MMRec as published does not run on current libraries: calls that numpy and scipy have dropped, and
-`.cuda()`, are put back while it is loaded; what it computes stays as it is. Where it lets raw features learn
-and Triptych by default does not, rows with `frozen` hold them still in both, and `learned` in neither.
+`.cuda()`, are put back while it is loaded; what it computes stays as it is. Where raw features learn, a row
+with `frozen` beside it holds them still in both.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Pair:
     frozen: bool = False
 
 
+_FREEDOM = {"dropout": 0.8, "reg_weight": 1e-3}
+_BM3 = {"n_layers": 1, "dropout": 0.3, "reg_weight": 0.1}
 PAIRS = {
     "mf-bpr": Pair("BPR", "mf-bpr", {"reg_weight": 0.1}, {"reg_weight": 0.1}),
     "lightgcn": Pair("LightGCN", "lightgcn", {"n_layers": 2, "reg_weight": 1e-4}, {"n_layers": 2}),
@@ -70,24 +72,26 @@ PAIRS = {
         {"n_layers": 4, "edge_dropout": 0.1},
     ),
     "vbpr": Pair("VBPR", "vbpr", {"reg_weight": 1.0}),
+    "bm3": Pair("BM3", "bm3", _BM3, {"n_layers": 1, "dropout": 0.3}),
     "bm3 frozen": Pair(
-        "BM3",
-        "bm3",
-        {"n_layers": 1, "dropout": 0.3, "reg_weight": 0.1},
-        {"n_layers": 1, "dropout": 0.3},
-        frozen=True,
+        "BM3", "bm3", _BM3, {"n_layers": 1, "dropout": 0.3, "feature_training": "frozen"}, frozen=True
     ),
-    "freedom frozen": Pair("FREEDOM", "freedom", {"dropout": 0.8, "reg_weight": 1e-3}, {}, frozen=True),
-    "freedom learned": Pair(
-        "FREEDOM", "freedom", {"dropout": 0.8, "reg_weight": 1e-3}, {"train_features": True}
-    ),
+    "freedom": Pair("FREEDOM", "freedom", _FREEDOM, {"feature_loss_weight": 1e-3, "train_features": True}),
+    "freedom frozen": Pair("FREEDOM", "freedom", _FREEDOM, {"feature_loss_weight": 1e-3}, frozen=True),
     "slmrec": Pair(
         "SLMRec",
         "slmrec",
         {"learning_rate": 1e-3, "ssl_temp": 0.2, "ssl_alpha": 0.1, "reg": 1e-4},
         {"n_layers": 3},
     ),
-    "mgcn frozen": Pair("MGCN", "mgcn", {"cl_loss": 0.01}, {"contrast_weight": 0.01}, frozen=True),
+    "mgcn": Pair("MGCN", "mgcn", {"cl_loss": 0.01}, {"contrast_weight": 0.01}),
+    "mgcn frozen": Pair(
+        "MGCN",
+        "mgcn",
+        {"cl_loss": 0.01},
+        {"contrast_weight": 0.01, "feature_training": "frozen"},
+        frozen=True,
+    ),
     "lattice": Pair("LATTICE", "lattice", {"learning_rate": 5e-4, "reg_weight": 1e-5}),
     "lgmrec": Pair(
         "LGMRec",
@@ -148,6 +152,7 @@ def measure_ours(pair: Pair, folder: Path) -> dict[str, float]:
 
     cpu = torch.device("cpu")
     split = Split.by_label(Dataset.load(folder / "ours"))
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which imports much, once
     watch = Stopwatch()
     with isolated_rng(1, cpu):
         inputs = ModelInputs.from_split(split.without_test())
@@ -181,9 +186,16 @@ def measure_peer(pair: Pair, folder: Path, peer: Path) -> dict[str, float]:
     """Train the first batches of an epoch with MMRec's loop, and evaluate as it does."""
     import logging
 
+    import torch
+
     _put_back_what_is_gone()
     os.chdir(peer / "src")
     sys.path.insert(0, str(peer / "src"))
+    import common.abstract_recommender  # type: ignore[import-not-found]
+
+    # Where one of its models looks for it.
+    sys.modules["models.common.abstract_recommender"] = sys.modules["common.abstract_recommender"]
+    sys.modules["models.common"] = common
     from utils.configurator import Config  # type: ignore[import-not-found]
     from utils.dataloader import EvalDataLoader, TrainDataLoader  # type: ignore[import-not-found]
     from utils.dataset import RecDataset  # type: ignore[import-not-found]
@@ -204,6 +216,7 @@ def measure_peer(pair: Pair, folder: Path, peer: Path) -> dict[str, float]:
     init_seed(1)
     train.pretrain_setup()
     n_batches = -(-len(parts[0]) // BATCH_SIZE)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which imports much, once
     watch = Stopwatch()
     model = get_model(pair.peer)(config, train).to("cpu")
     if pair.frozen:
@@ -249,6 +262,7 @@ def _put_back_what_is_gone() -> None:
 
     scatter: Any = ModuleType("torch_scatter")
     scatter.scatter_add = scatter_add
+    scatter.scatter = missing  # imported there and not called
     sys.modules["torch_scatter"] = scatter
 
     def update(self: Any, entries: dict[tuple[int, int], float]) -> None:
