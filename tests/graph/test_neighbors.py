@@ -81,10 +81,10 @@ def test_the_block_size_does_not_change_the_result(n_items, block_size, seed, da
 def test_the_default_block_holds_what_it_may(monkeypatch):
     values = torch.from_numpy(rows(400, 5))
     expected = nearest_neighbors(values, 6)
-    monkeypatch.setattr(neighbors, "_BLOCK_ENTRIES", 4000)  # ten rows
+    monkeypatch.setattr(neighbors, "_BLOCK_ENTRIES", 16_000)  # forty rows
     with LargestTensor() as seen:
         got = nearest_neighbors(values, 6)
-    assert seen.entries == 4000
+    assert seen.entries == 16_000
     assert torch.equal(got[0], expected[0])
 
 

@@ -20,6 +20,9 @@ ItemNormalisation = Literal["sym", "rw"]
 _BLOCK_ENTRIES = 1 << 25
 """Similarities held at once: 32 million float32, 128 MiB."""
 
+_LEAST_BLOCKS = 8
+"""Of so many, or more, nearly half are left out by symmetry."""
+
 
 def nearest_neighbors(
     features: Tensor, n_neighbors: int, present: Tensor | None = None, block_size: int | None = None
@@ -55,20 +58,36 @@ def nearest_neighbors(
             wanted=f"a number from 1 to {n_present:,}",
             fix="Set a smaller n_neighbors",
         )
-    block_size = block_size or max(1, _BLOCK_ENTRIES // n_items)
+    block_size = block_size or max(1, min(_BLOCK_ENTRIES // n_items, -(-n_items // _LEAST_BLOCKS)))
     unit = F.normalize(features, dim=1)
-    indices = torch.empty(n_items, n_neighbors, dtype=torch.int64, device=features.device)
-    cosines = torch.empty(n_items, n_neighbors, dtype=features.dtype, device=features.device)
-    block = torch.empty(min(block_size, n_items), n_items, dtype=features.dtype, device=features.device)
+    indices = torch.zeros(n_items, n_neighbors, dtype=torch.int64, device=features.device)
+    cosines = features.new_full((n_items, n_neighbors), -torch.inf)
+    block = features.new_empty(min(block_size, n_items) * n_items)
     for start in range(0, n_items, block_size):
-        rows = slice(start, min(start + block_size, n_items))
-        similar = torch.mm(unit[rows], unit.T, out=block[: rows.stop - start])  # (b, F) @ (F, I) -> (b, I)
+        stop = min(start + block_size, n_items)
+        # Cosines are symmetric: what a row has with those before it stands in their blocks.
+        similar = block[: (stop - start) * (n_items - start)].view(stop - start, n_items - start)
+        torch.mm(unit[start:stop], unit[start:].T, out=similar)  # (b, F) @ (F, n) -> (b, n)
         if present is not None:
-            similar.masked_fill_(~present, -torch.inf)
-        similar.diagonal(rows.start).fill_(2.0)  # before all others, even those that are its equals
-        torch.topk(similar, n_neighbors, dim=1, out=(cosines[rows], indices[rows]))
+            similar.masked_fill_(~present[start:], -torch.inf)
+        similar.fill_diagonal_(2.0)  # before all others, even those that are its equals
+        _keep_best(indices[start:stop], cosines[start:stop], similar, start)
+        if stop < n_items:
+            later = similar[:, stop - start :]
+            if present is not None:
+                later.masked_fill_(~present[start:stop, None], -torch.inf)
+            _keep_best(indices[stop:], cosines[stop:], later.T, start)
     cosines[:, 0] = 1.0
     return indices, cosines
+
+
+def _keep_best(indices: Tensor, cosines: Tensor, found: Tensor, first: int) -> None:
+    """Put what was found, (n, m) with items from `first` on, in the place of what is worse, (n, K)."""
+    n_neighbors = cosines.shape[1]
+    best, place = found.topk(min(n_neighbors, found.shape[1]), dim=1)
+    both, at = torch.cat([best, cosines], dim=1).topk(n_neighbors, dim=1)
+    indices.copy_(torch.cat([place + first, indices], dim=1).gather(1, at))
+    cosines.copy_(both)
 
 
 def knn_edges(features: ItemFeatures, n_neighbors: int) -> tuple[Tensor, Tensor, Tensor]:
