@@ -83,7 +83,7 @@ def evaluate_ranking(
     Raises:
         ConfigError: a list length is below 1 or above the number of items.
         DataError: the part is empty.
-        TrainingError: a score is NaN.
+        TrainingError: a score is NaN or infinite.
     """
     lengths = check_lengths(k, split.n_items)
     wanted = split.pairs(part)
@@ -135,7 +135,7 @@ def rank_lists(
 
     Raises:
         ConfigError: k is below 1 or above the number of items.
-        TrainingError: a score is NaN.
+        TrainingError: a score is NaN or infinite.
     """
     check_lengths([k], split.n_items)
     seen = SeenItems.of(split, masked)
@@ -181,7 +181,7 @@ def count_hits(
     Returns: (n, K) for the users of `wanted`, ascending.
 
     Raises:
-        TrainingError: a score is NaN.
+        TrainingError: a score is NaN or infinite.
     """
     seen = SeenItems.of(split, masked)
     users, first, row = np.unique(wanted.user, return_index=True, return_inverse=True)
@@ -258,7 +258,7 @@ def rank_unseen(scorer: Scorer, users: Tensor, seen: SeenItems, k: int) -> tuple
         K items are unseen.
 
     Raises:
-        TrainingError: a score is NaN.
+        TrainingError: a score is NaN or infinite.
     """
     return top_k(score_unseen(scorer, users, seen), k)
 
@@ -267,12 +267,12 @@ def score_unseen(scorer: Scorer, users: Tensor, seen: SeenItems) -> Tensor:
     """Score all items for some users, and seen ones with -inf: (B,) int64 on the CPU -> (B, I).
 
     Raises:
-        TrainingError: a score is NaN.
+        TrainingError: a score is NaN or infinite.
     """
     scores = scorer.score(users)
-    if bool(scores.sum().isnan()) and bool(scores.isnan().any()):
+    if not bool(scores.sum().isfinite()) and not bool(scores.isfinite().all()):
         raise TrainingError(
-            "the model scores some items with NaN",
+            "the model scores some items with NaN or infinity",
             wanted="finite embeddings",
             fix="Train again with a smaller learning_rate, or check the features",
         )

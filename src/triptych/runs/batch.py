@@ -78,7 +78,7 @@ class ListMaker:
 
         Raises:
             ConfigError: `diversity` is not from 0 to 1, or the run has no vectors to tell it by.
-            TrainingError: a score is NaN.
+            TrainingError: a score is NaN or infinite.
         """
         if not 0 <= diversity <= 1:
             raise ConfigError(

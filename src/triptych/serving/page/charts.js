@@ -1,6 +1,6 @@
 // Two drawings: what a score is made of, and how validation went.
 
-import { el, figure, percent, styled, svg } from "./dom.js";
+import { el, figure, percent, styled, svg, wordFor } from "./dom.js";
 
 const HEIGHT = 300;
 const EDGE = { top: 14, right: 14, bottom: 34, left: 46 };
@@ -16,7 +16,7 @@ export function shares(why) {
     el("tbody", null,
       Object.entries(why.shares).map(([part, share]) =>
         el("tr", null,
-          el("th", { scope: "row" }, part),
+          el("th", { scope: "row" }, wordFor(part)),
           el("td", { class: "track", "aria-hidden": "true" },
             styled(el("i", { class: share < 0 ? "against" : null }),
               { from: (Math.min(0, share) - low) / span, size: Math.abs(share) / span }),

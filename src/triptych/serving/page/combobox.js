@@ -61,7 +61,7 @@ export function combobox({ id, label, placeholder, find, pick }) {
 
   function choose(option) {
     input.value = String(option);
-    close();
+    input.blur(); // closes the proposals; what is shown next takes the focus
     pick(option);
   }
 

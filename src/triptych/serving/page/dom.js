@@ -39,6 +39,9 @@ export function figure(value) {
 
 export const percent = (share) => `${share < 0 ? "−" : ""}${Math.round(Math.abs(share) * 100)} %`;
 
+/** A modality, or another part of a score, as people call it. */
+export const wordFor = (part) => ({ image: "picture", audio: "sound" })[part] ?? part;
+
 export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 /** Where a value lies between the lowest and highest of a list, zero being one of them: 0 to 1. */
@@ -60,6 +63,7 @@ export async function fill(place, waiting, make, signal) {
   try {
     shown = [await make()].flat(Infinity);
   } catch (error) {
+    if (signal?.aborted) return;
     shown = [trouble(error, () => fill(place, waiting, make, signal))];
   }
   if (signal?.aborted) return;

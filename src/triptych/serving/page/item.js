@@ -2,12 +2,11 @@
 
 import { list, nameOf, shadow, shadowText, tile } from "./cards.js";
 import { shares } from "./charts.js";
-import { el, figure, fill, say } from "./dom.js";
+import { el, figure, fill, say, wordFor } from "./dom.js";
 import { ask } from "./service.js";
 import { closed, go, note, read } from "./state.js";
 
 const LENGTH = 12;
-const WORDS = { image: "picture", audio: "sound" };
 
 const sheet = document.getElementById("item");
 sheet.addEventListener("close", () => { if (read().item) go(closed); });
@@ -22,7 +21,7 @@ export function showItem(state, run, signal) {
   const tabs = [
     ...(state.user ? [{ name: "why", label: "Why" }] : []),
     ...["behaviour", ...run.modalities].map((by, at) => ({
-      name: by, label: `${at === 0 ? "Similar by" : "by"} ${WORDS[by] ?? by}`,
+      name: by, label: `${at === 0 ? "Alike by" : "by"} ${wordFor(by)}`,
     })),
   ];
   const head = el("div", { class: "head" });
@@ -78,7 +77,7 @@ export function showItem(state, run, signal) {
 }
 
 async function find(id, run, signal) {
-  const { items } = await ask("/items", { query: id.slice(0, 200), limit: 1, run: run.name }, { signal });
+  const { items } = await ask("/items", { query: id.slice(0, 200), limit: 20, run: run.name }, { signal });
   return items.find((item) => String(item.item_id) === id);
 }
 
@@ -105,7 +104,7 @@ async function alike({ item }, run, by, signal) {
   return [
     el("p", { class: "quiet how" }, by === "behaviour"
       ? `Nearest in what ${run.name} has learned.`
-      : `Nearest by the ${WORDS[by] ?? by} alone, whoever chose them.`),
+      : `Nearest by the ${wordFor(by)} alone, whoever chose them.`),
     items.length
       ? list(items, { rank: true, label: "Similar items", link: (one) => ({ item: one.item_id, of: run.name, tab: by }) })
       : el("p", { class: "empty" }, "Nothing is like it."),

@@ -14,45 +14,70 @@ const VIEWS = [["user", "Users", userView], ["new", "New item", newView], ["runs
 
 const main = document.getElementById("main");
 const chooser = document.getElementById("chooser");
+const stage = el("div");
 let loaded = [];
-let base = { key: null, stop: new AbortController() };
-let top = { key: null, stop: new AbortController() };
+let view = { key: null, stop: new AbortController() };
+let over = { key: null, stop: new AbortController() };
 
-/** Stop what an older state has asked for. */
+/** Work out which runs a state is of, and by which keys its view and the item over it are told from others. */
+function resolve() {
+  const state = read();
+  const known = [...new Set(state.run)].map((name) => loaded.find((run) => run.name === name)).filter(Boolean);
+  const runs = (known.length ? known : [loaded[0]]).slice(0, MOST_RUNS);
+  const own = { user: ["user", "heldout"], new: ["text"], runs: ["metric"] }[state.view];
+  const pick = (names) => Object.fromEntries(names.map((name) => [name, state[name]]));
+  return {
+    state,
+    runs,
+    viewKey: hash({ view: state.view, run: state.run, ...pick(own) }),
+    itemKey: state.item ? hash(pick(["item", "of", "tab", "user"])) : null,
+  };
+}
+
+/** Stop what was asked for before. */
 function next(old, key) {
   old.stop.abort();
   return { key, stop: new AbortController() };
 }
 
-function render() {
-  const state = read();
-  const names = state.run.filter((name, at) => state.run.indexOf(name) === at && loaded.some((run) => run.name === name));
-  const runs = (names.length ? names : [loaded[0].name]).slice(0, MOST_RUNS).map((name) => loaded.find((run) => run.name === name));
-  const gone = state.run.filter((name) => !names.includes(name));
-
+/** Show what surrounds a view. */
+function frame({ state, runs }) {
   document.getElementById("views").replaceChildren(...VIEWS.map(([name, label]) =>
     el("a", { href: changed({ view: name, ...closed }), "aria-current": name === state.view ? "page" : null }, label)));
+  const title = state.view === "user" ? state.user : VIEWS.find(([name]) => name === state.view)[1];
+  document.title = [title, "Triptych"].filter(Boolean).join(" · ");
   choose(runs);
-  document.title = [state.view === "user" ? state.user : VIEWS.find(([name]) => name === state.view)[1], "Triptych"].filter(Boolean).join(" · ");
+}
 
-  const { view, user, heldout } = state;
-  const key = hash({ view, run: runs.map((run) => run.name), ...(view === "user" ? { user, heldout } : {}) });
-  if (key !== base.key) {
-    base = next(base, key);
-    const focused = main.contains(document.activeElement) && document.activeElement !== main;
-    const [, , make] = VIEWS.find(([name]) => name === view);
-    main.replaceChildren(
+function render() {
+  const now = resolve();
+  const { state, runs, viewKey, itemKey } = now;
+  frame(now);
+  if (viewKey !== view.key) {
+    const first = view.key === null;
+    const focused = document.activeElement;
+    view = next(view, viewKey);
+    const gone = state.run.filter((name) => !loaded.some((run) => run.name === name));
+    const [, , make] = VIEWS.find(([name]) => name === state.view);
+    stage.replaceChildren(
       ...(gone.length ? [el("p", { class: "note", role: "alert" }, `Not loaded here: ${gone.join(", ")}.`)] : []),
-      make({ state, runs, signal: base.stop.signal }));
-    scrollTo(0, 0);
-    if (focused) main.querySelector("h1").focus();
+      make({ state, runs, signal: view.stop.signal }));
+    if (!first && !focused.isConnected) (document.getElementById(focused.id) ?? stage.querySelector("h1")).focus();
+    else if (!first && focused === document.body) stage.querySelector("h1").focus();
   }
+  if (itemKey !== over.key) {
+    over = next(over, itemKey);
+    if (itemKey) showItem(state, loaded.find((run) => run.name === state.of) ?? runs[0], over.stop.signal);
+    else hideItem();
+  }
+}
 
-  const shown = state.item ? hash({ item: state.item, of: state.of, tab: state.tab, user }) : null;
-  if (shown === top.key) return;
-  top = next(top, shown);
-  if (state.item) showItem(state, loaded.find((run) => run.name === state.of) ?? runs[0], top.stop.signal);
-  else hideItem();
+/** Take note of a state that is shown already. */
+function noted() {
+  const now = resolve();
+  frame(now);
+  view.key = now.viewKey;
+  over.key = now.itemKey;
 }
 
 /** Show which runs there are; one to three are shown side by side. */
@@ -78,6 +103,7 @@ function choose(runs) {
 await fill(main, shadowText, async () => {
   loaded = (await ask("/runs")).runs;
   addEventListener("hashchange", render);
-  queueMicrotask(render);
-  return [];
+  addEventListener("noted", noted);
+  render();
+  return stage;
 });

@@ -2,7 +2,7 @@
 
 import { shadowText } from "./cards.js";
 import { curves } from "./charts.js";
-import { count, el, fill } from "./dom.js";
+import { count, el, fill, wordFor } from "./dom.js";
 import { ask } from "./service.js";
 import { note } from "./state.js";
 
@@ -25,7 +25,7 @@ function facts(runs) {
     ["Data", (run) => `${run.data}: ${count(run.users, "user")}, ${count(run.items, "item")}`],
     ["Split", (run) => run.split.rule ?? run.split.kind],
     ["Seed", (run) => run.seed],
-    ["Content", (run) => run.modalities.join(", ") || "none at hand"],
+    ["Content", (run) => run.modalities.map(wordFor).join(", ") || "none at hand"],
     ["Kept epoch", (run) => run.best_epoch],
     ["Version", (run) => el("code", null, run.version)],
   ];
@@ -66,7 +66,7 @@ function figures(runs) {
   const title = el("h2", { id: "figures-title" }, "Figures");
   if (!names.length) return el("section", null, title, el("p", { class: "empty" }, "These runs were not evaluated."));
   return el("section", { "aria-labelledby": "figures-title" }, title,
-    protocol.candidates && el("p", { class: "quiet" }, `Ranked: ${protocol.candidates}. The best of each row is marked.`),
+    protocol.candidates && el("p", { class: "quiet" }, `Ranked: ${protocol.candidates}.${runs.length > 1 ? " The best run by each figure is marked." : ""}`),
     el("div", { class: "scroll", tabindex: 0, role: "region", "aria-labelledby": "figures-title" },
       el("table", { class: "figures" },
         el("thead", null,

@@ -34,4 +34,5 @@ export function go(changes) {
 /** Note a state that is shown already. */
 export function note(changes) {
   history.replaceState(null, "", changed(changes));
+  dispatchEvent(new Event("noted"));
 }

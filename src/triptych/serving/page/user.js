@@ -10,6 +10,7 @@ const LENGTH = 10;
 const MOST_HISTORY = 200;
 const SHOWN_HISTORY = 8;
 const PROPOSED = 12;
+const PARTS = { valid: "held out, validation", test: "held out, test", "left out": "left out" };
 
 /** Make the view. */
 export function userView({ state, runs, signal }) {
@@ -55,7 +56,7 @@ function ofUser(state, runs, search, signal) {
 function past(items, run) {
   if (!items.length) return el("p", { class: "empty" }, "Nothing yet.");
   const options = {
-    lines: true, label: "What the user chose", foot: (item) => [when(item), heldOut(item) && el("span", { class: "badge" }, `held out, ${item.part}`)],
+    lines: true, label: "What the user chose", foot: (item) => [when(item), PARTS[item.part] && el("span", { class: "badge" }, PARTS[item.part])],
     link: (item) => ({ item: item.item_id, of: run.name, tab: "behaviour" }),
   };
   const all = items.length === MOST_HISTORY ? `The latest ${MOST_HISTORY} choices` : count(items.length, "choice");
@@ -71,7 +72,7 @@ function past(items, run) {
   return [el("p", { class: "quiet" }, all, items.some((item) => item.time != null) && ", the latest first"), shown, more];
 }
 
-const heldOut = (item) => item.part !== "train";
+const heldOut = (item) => item.part === "valid" || item.part === "test";
 
 /** The day, where a time is one of seconds since 1970 that can be a day of our time. */
 function when({ time }) {
@@ -120,7 +121,7 @@ function offers(state, runs, history, signal) {
     el("div", { class: "section-head" },
       el("h2", { id: "offers-title" }, compared ? "Would like" : `Would like, by ${runs[0].name}`),
       el("label", { class: "switch" },
-        el("input", { type: "checkbox", checked: Boolean(state.heldout), change: (event) => go({ heldout: event.target.checked ? 1 : null }) }),
+        el("input", { id: "heldout", type: "checkbox", checked: Boolean(state.heldout), change: (event) => go({ heldout: event.target.checked ? 1 : null }) }),
         "Let held-out choices in")),
     columns(runs, (run) => {
       const place = el("div", { class: "place" });
