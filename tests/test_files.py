@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -80,9 +81,10 @@ def test_a_crash_while_overwriting_keeps_the_old_folder(tmp_path):
     assert names(tmp_path) == ["out"]
 
 
-def test_a_failed_last_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
+def test_where_folders_cannot_trade_places_a_failed_last_rename_puts_the_old_one_back(tmp_path, monkeypatch):
     path = tmp_path / "out"
     fill(path, "old")
+    monkeypatch.setattr(files, "_exchange", lambda *_: os.stat(path / "no such step"))
     rename = type(path).replace
     calls = []
 

@@ -1,18 +1,24 @@
-"""Files that are whole or absent: atomic writes, checksums, and JSON and tensors without pickle.
+"""Files that are whole or absent: atomic writes, checksums, locks, and JSON and tensors without pickle.
 
 A writer fills a temporary neighbour, flushes it to the disk, and renames it into place, so that a
-crash leaves the old file or the new one and never half of either.
+crash leaves the old file or the new one and never half of either. Who writes a path does so in a
+folder beside it that is named after it and locked: a writer that was killed leaves that folder to
+the next one, which clears it. JSON and tensors carry their own checksum.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-import tempfile
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +31,11 @@ from triptych.errors import StorageError, TriptychError
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 _TEMPORARY = ".partial-"
+_LOCK = ".lock"
+_CHECKSUM, _SHA256 = "checksum", "sha256:"
+
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS}
+"""How a system says no to a writer."""
 
 
 def sha256(path: Path) -> str:
@@ -54,19 +65,18 @@ def hash_arrays(*parts: object) -> str:
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, then put it in the place of `path` in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    """Let `write` fill a temporary file, then put it in the place of `path` in one step.
+
+    Raises:
+        OSError: the system refuses; the error names `path`.
+    """
+    with _workplace(path) as place:
+        temporary = place / path.name
         write(temporary)
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner may read; so do some writers
+        temporary.chmod(0o644)  # some writers make files that only their owner may read
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -80,30 +90,113 @@ def new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterator[
 
     Raises:
         StorageError: something is at `path` that may not be replaced.
+        OSError: the system refuses; the error names `path`, or the file below it.
     """
     check_new_folder(path, marker=marker, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
+    with _workplace(path) as place:
+        check_new_folder(path, marker=marker, overwrite=overwrite)  # who wrote it before has made it
+        new = place / path.name
+        new.mkdir()
+        yield new
+        for file in (*new.rglob("*"), new):
             _flush(file)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
-            path.replace(old / path.name)
-            try:
-                temporary.replace(path)
-            except OSError:
-                (old / path.name).replace(path)
-                old.rmdir()
-                raise
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
+        _put(new, path, place / _OLD)
         _flush(path.parent)
+
+
+_OLD = ".old"
+
+
+@contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` in which to make it; other writers of `path` wait.
+
+    Raises:
+        OSError: as what is done in it, but naming `path` instead of anything temporary.
+    """
+    from filelock import FileLock
+
+    place = _place_of(path)
+    lock = FileLock(place / _LOCK, poll_interval=0.01)
+    try:
+        while not lock.is_locked:
+            place.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except FileNotFoundError:
+                continue  # who held it has removed the folder
+        _clear(place, path)
+        yield place
+    except Exception as error:
+        _name_path(error, place, path)
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if lock.is_locked:
+            _clear(place, path)
+            shutil.rmtree(place, ignore_errors=True)
+            lock.release()
+
+
+def _place_of(path: Path) -> Path:
+    return path.parent / f"{_TEMPORARY}{hash_arrays(path.name)[:8]}"  # a name that is never too long
+
+
+def _clear(place: Path, path: Path) -> None:
+    """Empty a workplace; a folder that was to be replaced goes back if nothing has taken its place."""
+    if (place / _OLD).is_dir() and not path.exists():
+        (place / _OLD).replace(path)
+    for left in place.iterdir():
+        if left.name != _LOCK:
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _name_path(error: Exception, place: Path, path: Path) -> None:
+    """Let an error of the system name what was to be written.
+
+    Raises:
+        OSError: in the place of an error that is none, of writers that have exceptions of their own.
+    """
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(said[1]) if said else error.errno if isinstance(error, OSError) else None
+    if number in _REFUSALS and not (isinstance(error, OSError) and error.filename):
+        raise OSError(number, os.strerror(number), str(path)) from error
+    if isinstance(error, OSError) and number is None:
+        raise OSError(errno.EIO, str(error), str(path)) from error
+    if isinstance(error, OSError) and str(error.filename).startswith(str(place)):
+        within = Path(str(error.filename)).relative_to(place).parts[1:]
+        error.filename, error.filename2 = str(path.joinpath(*within)), None
+
+
+def _put(new: Path, path: Path, old: Path) -> None:
+    """Put a folder in the place of another, in one step where the file system can."""
+    if not path.exists() or not any(path.iterdir()):
+        new.replace(path)
+        return
+    try:
+        _exchange(new, path)
+    except OSError:
+        path.replace(old)  # killed after this, `_clear` puts it back
+        try:
+            new.replace(path)
+        except OSError:
+            old.replace(path)
+            raise
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two paths trade places in one step (Linux: renameat2 with RENAME_EXCHANGE).
+
+    Raises:
+        OSError: the system or the file system knows no such step.
+    """
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError as error:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
+    if rename(here, os.fsencode(one), here, os.fsencode(other), exchange) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(other))
 
 
 def check_new_folder(path: Path, *, marker: str, overwrite: bool = False) -> None:
@@ -129,15 +222,86 @@ def check_new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Non
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in `folder`."""
+    """Remove the temporary files that killed processes left in `folder`; those of living ones stay."""
+    from filelock import FileLock, Timeout
+
     for left in folder.glob(_TEMPORARY + "*"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if left.is_dir():
+            try:
+                with FileLock(left / _LOCK, timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
+            except (Timeout, FileNotFoundError):
+                continue
+        else:
+            left.unlink(missing_ok=True)
+
+
+def check_room(folder: Path, n_bytes: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises:
+        StorageError: there is less free space at `folder`, made or not, than `n_bytes`.
+    """
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < n_bytes:
+        raise StorageError(
+            f"{folder} has {free:,} bytes of free space",
+            wanted=f"{n_bytes:,}",
+            fix="Make room, or choose a folder on another disk",
+        )
+
+
+@contextmanager
+def only_process(folder: Path, doing: str) -> Iterator[None]:
+    """Have a folder for this process alone inside a `with` block; it is made, and gone if it stays empty.
+
+    A process that dies frees the folder, however it dies; the temporary files it left there are removed.
+
+    Args:
+        folder: what to have alone.
+        doing: what is done there, for the message to others, such as "training".
+
+    Raises:
+        StorageError: another process has it; the message names process, host and since when.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _LOCK
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StorageError(
+            f"another process is {doing} in {folder}: {path.read_text(encoding='utf-8') or 'one just begun'}",
+            wanted="one process at a time",
+            fix="Wait for it, stop it, or choose another folder with --out",
+        ) from error
+    try:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {since}", encoding="utf-8")
+        sweep(folder)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as readable JSON with a stable order of keys; NaN and infinity are refused."""
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_text(path, text + "\n")
+    """Write `value` as readable JSON with a stable order of keys; NaN and infinity are refused.
+
+    An object that names its schema version, as the markers of folders do, gets a first entry "checksum":
+    SHA-256 of the text without that line. Such a file vouches for others, and nothing else would for it.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    if isinstance(value, dict) and "schema_version" in value:
+        assert _CHECKSUM not in value, "that entry is taken"
+        seal = f'  "{_CHECKSUM}": "{_SHA256}{hashlib.sha256(text.encode()).hexdigest()}",\n'
+        text = "{\n" + seal + text[2:]
+    write_text(path, text)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -146,13 +310,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that `write_json` wrote.
+    """Read a JSON object that `write_json` wrote, and compare it with its checksum if it has one.
 
     Raises:
-        StorageError: the file is missing, is no JSON, or holds something other than an object.
+        StorageError: the file is missing, is no JSON, holds something other than an object, or was changed.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        value = json.loads(content)
     except FileNotFoundError as error:
         raise StorageError(
             f"{path} does not exist", wanted="a file that Triptych wrote", fix="Check the path"
@@ -161,28 +326,57 @@ def read_json(path: Path) -> dict[str, Any]:
         raise _damaged(path, str(error)) from error
     if not isinstance(value, dict):
         raise _damaged(path, "it holds no JSON object")
+    if _check_seal(path, content):
+        del value[_CHECKSUM]
     return value
 
 
+def _check_seal(path: Path, content: bytes) -> bool:
+    """Compare the text of a JSON object with the checksum in its second line, and say whether there is one.
+
+    Raises:
+        StorageError: they differ. Half of that line is enough to know that there was one.
+    """
+    brace, _, rest = content.partition(b"\n")
+    line, _, rest = rest.partition(b"\n")
+    if f'"{_CHECKSUM}"'.encode() not in line and f'"{_SHA256}'.encode() not in line:
+        return False
+    body = brace + b"\n" + rest
+    if line != f'  "{_CHECKSUM}": "{_SHA256}{hashlib.sha256(body).hexdigest()}",'.encode():
+        raise _damaged(path, "its content is not what its checksum says")
+    return True
+
+
 def write_arrays(path: Path, arrays: Arrays) -> None:
-    """Write named arrays as safetensors."""
+    """Write named arrays as safetensors, with a checksum of them in the header."""
     # Not `ascontiguousarray`, which gives a scalar an axis.
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_atomic(path, lambda file: safetensors.numpy.save_file(contiguous, file))
+    seal = {_CHECKSUM: _digest(contiguous)}
+    write_atomic(path, lambda file: safetensors.numpy.save_file(contiguous, file, metadata=seal))
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Read a safetensors file whole.
+    """Read a safetensors file whole; one without a checksum, of an older version or not ours, is believed.
 
     Raises:
-        StorageError: the file is missing, truncated, or no safetensors file.
+        StorageError: the file is missing, truncated, changed, or no safetensors file.
     """
     if not path.is_file():
         raise StorageError(f"{path} does not exist", wanted="a .safetensors file", fix="Check the path")
     try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            facts = file.metadata() or {}
+            arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dict
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, str(error)) from error
+    sealed = _CHECKSUM in facts or any(fact.startswith(_SHA256) for fact in facts.values())
+    if sealed and facts != {_CHECKSUM: _digest(arrays)}:
+        raise _damaged(path, "its arrays are not what its checksum says")
+    return arrays
+
+
+def _digest(arrays: Arrays) -> str:
+    return _SHA256 + hash_arrays(*(part for name in sorted(arrays) for part in (name, arrays[name])))
 
 
 def checksums(folder: Path) -> dict[str, dict[str, object]]:
@@ -211,6 +405,9 @@ def open_folder(
         StorageError: it is something else, of another version, or damaged; also for whatever the block
             stumbles over, since then the marker does not describe what is there.
     """
+    if not folder.exists() and (_place_of(folder) / _OLD).is_dir():
+        with _workplace(folder):
+            pass  # which puts it back
     if not (folder / marker).is_file():
         raise StorageError(
             f"{folder} is not a {kind}: it holds no {marker}",

@@ -10,8 +10,9 @@ import pytest
 
 from triptych.errors import ConfigError, StorageError
 from triptych.fetch import download as module
-from triptych.fetch.download import Downloaded, check_room, download
+from triptych.fetch.download import Downloaded, download
 from triptych.fetch.web import MAX_WAIT, NetworkError, Trouble, check_url, pause
+from triptych.files import check_room
 
 DATA = bytes(range(256)) * 3000  # 768,000 bytes: several chunks
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -376,7 +377,7 @@ def test_a_full_disk(site, fetch, tmp_path, monkeypatch):
     site.answers["/data.bin"] = DATA
     with pytest.raises(StorageError, match=r"bytes of free space; wanted"):
         check_room(tmp_path / "not" / "made", 1 << 60)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(StorageError, match=r"1,000 bytes of free space; wanted 768,000"):
         fetch()
 

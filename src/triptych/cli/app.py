@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import typer
 
-from triptych.cli import data, demo, evaluation, experiments, fetch, listing, search, training, use  # noqa: F401  their functions enter the application
+from triptych.cli import (  # noqa: F401  their functions enter the application
+    data,
+    demo,
+    evaluation,
+    experiments,
+    fetch,
+    listing,
+    reproduction,
+    search,
+    serve,
+    training,
+    use,
+)
 from triptych.cli.base import app
 from triptych.cli.output import print_error
 from triptych.errors import StorageError, TriptychError
@@ -16,7 +32,15 @@ _UsageError = cast(Any, typer.BadParameter.__mro__[2])
 
 
 def run(arguments: list[str]) -> int:
-    """Carry out one command line and return its exit status."""
+    """Carry out one command line and return its exit status.
+
+    SIGTERM ends a command as Ctrl-C does: what it began to write is cleared away.
+    """
+    with _heeding_sigterm():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         status = app(args=arguments, prog_name="triptych", standalone_mode=False)
@@ -42,7 +66,9 @@ def run(arguments: list[str]) -> int:
         return refused.exit_code
     except (KeyboardInterrupt, typer.Abort):
         status = _STOPPED
-    if status == _STOPPED:  # typer turns Ctrl-C into this status by itself
+    except _TerminatedError:
+        status = _TERMINATED
+    if status in {_STOPPED, _TERMINATED}:  # typer turns Ctrl-C into this status by itself
         stopped = TriptychError(
             "stopped", wanted="to go on to the end", fix=f"Call it again{_way_on(arguments)}"
         )
@@ -50,14 +76,37 @@ def run(arguments: list[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-_STOPPED = 130
+_STOPPED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM has come; like `KeyboardInterrupt`, nobody catches it on the way."""
+
+
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """Raise an error at SIGTERM inside a `with` block, in the main thread, where Python hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _way_on(arguments: list[str]) -> str:
     """Say what an interrupted command keeps."""
     ways = {
         "train": "; a training that saved a checkpoint goes on with --resume",
-        **dict.fromkeys(("compare", "ablate", "sweep", "reproduce", "search"), "; what was trained is kept"),
+        **dict.fromkeys(
+            ("compare", "knockout", "ablate", "sweep", "reproduce", "search"), "; what was trained is kept"
+        ),
         "prepare": "; what was encoded is kept",
         "encode": "; what was encoded is kept",
         "data": "; what was fetched is kept",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,7 @@ from triptych.cli.base import (
     read_lengths,
     read_masked,
 )
-from triptych.cli.output import print_json, print_table
+from triptych.cli.output import err, print_json, print_table
 from triptych.errors import StorageError
 
 
@@ -63,6 +64,20 @@ def train(
         Path | None,
         typer.Option(envvar="TRIPTYCH_CACHE", help="Folder that keeps item neighbours between calls."),
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER[=PLACE]",
+            help="Also keep the curves: jsonl, tensorboard or mlflow, in a folder or at an address; else in "
+            "tracking/TRACKER beside the run; repeat.",
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRIPTYCH_MEMORY_LIMIT", help="Refuse what would take more memory than this, such as 8GB."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -71,9 +86,12 @@ def train(
     from triptych.data.dataset import Dataset
     from triptych.data.missing import FILLINGS, fill_missing
     from triptych.files import check_new_folder
+    from triptych.memory import parse_size
     from triptych.runs import RUN
     from triptych.runs import train as train_run
+    from triptych.runs.trackers import Observers, Tracking, make_trackers, settings_of
     from triptych.training.recipe import find_recipe, parse_settings
+    from triptych.training.trainer import CHECKPOINT
 
     chosen = parse_settings(settings or []) | ({} if epochs is None else {"epochs": epochs})
     recipe = find_recipe(model).with_plugins(plugins or []).with_settings(chosen)
@@ -82,14 +100,21 @@ def train(
     folder = out_folder or Path("runs") / f"{recipe.name}-{dataset.name}-seed{seed}"
     check_new_folder(folder, marker=RUN, overwrite=overwrite)
     checkpoints = folder.with_name(folder.name + ".checkpoint")
-    if checkpoints.exists() and not (resume or overwrite):
+    begun = (checkpoints / f"{CHECKPOINT}.json").is_file()
+    if begun and not (resume or overwrite):
         raise StorageError(
             f"{checkpoints} holds an unfinished training",
             wanted="a decision what to do with it",
             fix="Pass --resume to go on, or --overwrite to begin anew",
         )
+    resume = resume and (begun or not checkpoints.exists())  # killed before it saved anything: anew
+    trackers = make_trackers(track or [], folder, resume=resume)
     parts = fill_missing(make_split(dataset, split, split_seed), read_choice("--missing", missing, FILLINGS))
-    with TrainingProgress(recipe.name, configs.training.epochs, configs.training.metric) as progress:
+    named = settings_of(configs, model=recipe.name, data=dataset.name, seed=seed, device=device)
+    with (
+        Tracking(trackers, named, warn=partial(err.print, markup=False, highlight=False)) as tracking,
+        TrainingProgress(recipe.name, configs.training.epochs, configs.training.metric) as progress,
+    ):
         result = train_run(
             configs.model,
             parts,
@@ -103,11 +128,15 @@ def train(
             checkpoint_dir=checkpoints,
             checkpoint_every=checkpoint_every,
             resume=resume,
-            observer=progress,
+            memory_limit=parse_size(memory_limit) if memory_limit else None,
+            observer=Observers(progress, tracking),
         )
-    result.save(folder, overwrite=overwrite)
+        result.save(folder, overwrite=overwrite)
+        tracking.end(result.record)
     shutil.rmtree(checkpoints, ignore_errors=True)  # only now is nothing lost with it
     summary = {**result.record.summary(), "run": str(folder)}
+    if trackers:
+        summary["tracked"] = {tracker.kind: tracker.where for tracker in tracking.kept}
     if as_json:
         print_json(summary)
         return
@@ -121,7 +150,7 @@ def train(
         f"{counts['test']:,} test; {counts['left_out']:,} of users without training pairs left out.\n"
         f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s an evaluation, "
         f"{record.peak_memory_bytes / 2**20:,.0f} MiB at most, on {record.device}.\n"
-        f"Saved: {folder}",
+        f"Saved: {folder}" + "".join(f"\nTracked: {tracker.where}" for tracker in tracking.kept),
     )
 
 

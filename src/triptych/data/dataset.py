@@ -202,10 +202,13 @@ class Dataset:
 
     @classmethod
     def _read(cls, folder: Path, manifest: dict[str, Any]) -> Dataset:
-        # glob=False: a folder may be called "data[1]"
-        item_table = pl.read_parquet(folder / "items.parquet", glob=False)
-        users = pl.read_parquet(folder / "users.parquet", glob=False)["user_id"]
-        table = pl.read_parquet(folder / "interactions.parquet", glob=False)
+        needed = {"items.parquet", "users.parquet", "interactions.parquet"}
+        needed |= {f"features/{name}.safetensors" for name in manifest["features"]}
+        if unchecked := sorted(needed - manifest["files"].keys()):
+            raise ValueError(f"{unchecked[0]} does not exist among its files")  # so nothing vouches for it
+        item_table = _read_table(folder / "items.parquet")
+        users = _read_table(folder / "users.parquet")["user_id"]
+        table = _read_table(folder / "interactions.parquet")
         optional = {
             name: table[name].to_numpy() if name in table.columns else None
             for name in ("rating", "timestamp", "label")
@@ -217,6 +220,7 @@ class Dataset:
             item=table["item"].to_numpy(),
             **optional,
         )
+        _check_pairs(interactions)
         features = {
             name: ItemFeatures.from_arrays(read_arrays(folder / "features" / f"{name}.safetensors"), source)
             for name, source in manifest["features"].items()
@@ -225,3 +229,29 @@ class Dataset:
         if (folder / THUMBNAILS).is_file():
             thumbnails = Thumbnails.from_arrays(read_arrays(folder / THUMBNAILS))
         return cls(manifest["name"], interactions, item_table, features, manifest["provenance"], thumbnails)
+
+
+def _read_table(path: Path) -> pl.DataFrame:
+    """Read a Parquet file that has the checksum it should have.
+
+    Raises:
+        ValueError: it is damaged all the same.
+    """
+    try:
+        return pl.read_parquet(path, glob=False)  # a folder may be called "data[1]"
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # the latter is no Exception
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def _check_pairs(interactions: Interactions) -> None:
+    """Refuse pairs of unknown users or items, and pairs out of order.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for index, ids in ((interactions.user, interactions.users), (interactions.item, interactions.items)):
+        if len(index) and not (index.min() >= 0 and index.max() < len(ids)):
+            raise ValueError(f"a {ids.kind} index from {index.min()} to {index.max()}, of {len(ids)}")
+    keys = interactions.user * interactions.n_items + interactions.item
+    if (keys[1:] <= keys[:-1]).any():
+        raise ValueError("pairs that repeat, or are not sorted")

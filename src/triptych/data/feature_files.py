@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ from triptych.errors import DataError, ShapeError
 from triptych.files import Arrays, read_arrays
 
 _GRAPH = ("row", "col", "weight")
+_GROWTH, _GROWN = 200, 1 << 30
 
 
 def read_features(
@@ -77,6 +79,7 @@ def read_features(
 def _read_numpy(path: Path) -> Arrays:
     try:
         with path.open("rb") as file:  # opened here, since numpy leaves a damaged archive open
+            _refuse_bomb(path, file)
             loaded = np.load(file, allow_pickle=False)
             named = {"values": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
             return {name: array for name, array in named.items() if isinstance(array, np.ndarray)}
@@ -86,6 +89,20 @@ def _read_numpy(path: Path) -> Arrays:
             wanted="a whole file of plain numbers (Python objects are pickles, and pickles can run code)",
             fix="Write it again with numpy from a numeric array",
         ) from error
+
+
+def _refuse_bomb(path: Path, file: IO[bytes]) -> None:
+    """Refuse an archive that grows far more than arrays of features do; leave the file at its beginning.
+
+    Raises:
+        ValueError: it does.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            n_bytes, packed = sum(info.file_size for info in archive.infolist()), path.stat().st_size
+        if n_bytes > max(_GROWN, _GROWTH * packed):
+            raise ValueError(f"its {packed:,} bytes would become {n_bytes:,}; numpy.savez does not pack them")
+    file.seek(0)
 
 
 _READERS: dict[str, Callable[[Path], Arrays]] = {

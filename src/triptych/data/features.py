@@ -48,7 +48,8 @@ class ItemGraph:
                 fix="Write the graph again",
             )
         row, col = row.astype(np.int64), col.astype(np.int64)
-        weight = weight.astype(np.float32)
+        with np.errstate(over="ignore"):
+            weight = weight.astype(np.float32)
         ends = np.concatenate([row, col])
         if len(ends) and (ends.min() < 0 or ends.max() >= n_items):
             raise ShapeError(

@@ -9,6 +9,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -18,6 +19,13 @@ from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.errors import DataError
 
 CHUNK_BYTES = 1 << 25
+LONGEST_LINE = 1 << 28
+"""Bytes; a longer line is no record, but what a bomb unpacks to."""
+DEEPEST = 64
+"""How often values of a record may lie within each other: finding types far deeper takes minutes."""
+
+_GROWTH, _GROWN = 200, 1 << 30
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}\n"))
 
 
 class Chunk(NamedTuple):
@@ -40,7 +48,7 @@ def read_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
         chunk_bytes: about so many bytes a piece; a longer line makes a longer piece.
 
     Raises:
-        DataError: compressed data ends early or is damaged, or the text is UTF-16.
+        DataError: compressed data ends early or is damaged, a line is endless, or the text is UTF-16.
     """
     line, rest = 1, b""
     with open_bytes(path) as file:
@@ -69,6 +77,12 @@ def read_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
                 rest = tail
             else:
                 rest += tail
+            if len(rest) > LONGEST_LINE:
+                raise DataError(
+                    f"{path} holds more than {LONGEST_LINE:,} bytes in line {line:,}",
+                    wanted="one record a line",
+                    fix="Check how it was made",
+                )
     if rest:
         yield Chunk(line, rest)
 
@@ -83,6 +97,22 @@ def open_bytes(path: Path) -> IO[bytes]:
         case ".xz":
             return cast(IO[bytes], lzma.open(path, "rb"))
     return path.open("rb")
+
+
+def read_unpacked(path: Path) -> bytes:
+    """Read a file whole, unpacked as by `open_bytes`.
+
+    Raises:
+        ValueError: it grows far more than honest text does.
+    """
+    parts, n_bytes, most = [], 0, max(_GROWN, _GROWTH * path.stat().st_size)
+    with open_bytes(path) as file:
+        while part := file.read(CHUNK_BYTES):
+            n_bytes += len(part)
+            if n_bytes > most:
+                raise ValueError(f"its {path.stat().st_size:,} bytes unpack to more than {most:,}")
+            parts.append(part)
+    return b"".join(parts)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -127,11 +157,10 @@ def _parse(
     chunk: Chunk, fields: Mapping[str, Any] | None, file: str, bad: BadRows
 ) -> tuple[pl.DataFrame, int]:
     """Parse all lines at once if they are all right, else one by one."""
-    try:
-        # bytes, since polars takes text for a path
-        return pl.read_ndjson(io.BytesIO(chunk.data), schema=fields, infer_schema_length=None), 0
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        pass
+    if not _is_deep(chunk.data):
+        with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            # bytes, since polars takes text for a path
+            return pl.read_ndjson(io.BytesIO(chunk.data), schema=fields, infer_schema_length=None), 0
     good, objects, damaged = [], [], []
     for number, line in enumerate(chunk.data.split(b"\n"), start=chunk.first_line):
         if not line.strip():
@@ -140,6 +169,8 @@ def _parse(
             value = json.loads(line)
             if not isinstance(value, dict):
                 raise ValueError(f"{type(value).__name__} instead of an object")
+            if _is_deep(line):
+                raise ValueError(f"values within values, more than {DEEPEST} deep")
             if b"\\u" in line:
                 json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
             good.append(line)
@@ -154,6 +185,17 @@ def _parse(
         ) if good else pl.DataFrame(), len(damaged)
     columns = {name: [_typed(value.get(name), kind) for value in objects] for name, kind in fields.items()}
     return pl.DataFrame(columns, schema=fields, strict=False), len(damaged)
+
+
+def _is_deep(data: bytes) -> bool:
+    """Say whether values lie more than `DEEPEST` deep within each other; brackets in texts count as well."""
+    brackets = data.translate(None, _NO_BRACKETS)
+    for _ in range(DEEPEST):
+        outer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(outer) == len(brackets):
+            return False
+        brackets = outer
+    return brackets.strip(b"\n") != b""
 
 
 def _typed(value: Any, kind: Any) -> Any:

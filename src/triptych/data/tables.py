@@ -7,6 +7,9 @@ import csv
 import io
 import json
 import lzma
+import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,16 +18,21 @@ from pathlib import Path
 import polars as pl
 
 from triptych.data.bad_rows import BadRows
-from triptych.data.lines import open_bytes, read_json_lines
+from triptych.data.lines import open_bytes, read_json_lines, read_unpacked
 from triptych.errors import ConfigError, DataError
 
 _COMPRESSIONS = {".gz", ".zst"}
 _INTEGER = r"^(?:0|-?[1-9][0-9]*)$"  # nothing that would change when written again: no "007", "+7", "-0"
 
 
+MOST_COLUMNS = 10_000
+"""Of a text table; each is looked at for its type."""
+_LONGEST_HEADER = 1 << 22
+"""Letters."""
+
 _UNREADABLE = (
     pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error, zlib.error, lzma.LZMAError,
-    EOFError, OSError, ValueError,
+    EOFError, OSError, ValueError, RecursionError,
 )  # fmt: skip
 """What reading a damaged table can end in."""
 
@@ -140,7 +148,10 @@ def _first_line(path: Path, encoding: str) -> str:
         text = io.TextIOWrapper(
             file, encoding="utf-8-sig" if _is_utf8(encoding) else encoding, errors="replace"
         )
-        return next((line.rstrip("\r\n") for line in text if line.strip()), "")
+        while line := text.readline(_LONGEST_HEADER):
+            if line.strip():
+                return line.rstrip("\r\n")
+    return ""
 
 
 def _separator(first_line: str, suffix: str) -> str:
@@ -155,9 +166,12 @@ def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
     suffix = table_suffix(path)
     typed_header = suffix in _TYPED
     quote = None if typed_header else '"'  # RecBole's files know no quoting
-    separator = _separator(_first_line(path, encoding), suffix)
+    first_line = _first_line(path, encoding)
+    separator = _separator(first_line, suffix)
+    if (n_columns := first_line.count(separator) + 1) > MOST_COLUMNS:
+        raise ValueError(f"{n_columns:,} columns, and more than {MOST_COLUMNS:,} are not looked at")
     try:
-        source = path if _is_utf8(encoding) else _as_utf8(path, encoding)
+        source = _source(path, encoding)
         frame = pl.read_csv(source, separator=separator, quote_char=quote, infer_schema=False, glob=False)
     except (pl.exceptions.ComputeError, UnicodeDecodeError):
         if path.suffix.lower() == ".zst":  # polars alone reads these
@@ -168,7 +182,8 @@ def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
         if len(set(names)) < len(names):
             raise ValueError(f"two columns of one name among {', '.join(names)}")
         frame.columns = names
-    repeated = [name for name in frame.columns if name.rpartition("_duplicated_")[0] in frame.columns]
+    known = set(frame.columns)
+    repeated = [name for name in frame.columns if name.rpartition("_duplicated_")[0] in known]
     if repeated:
         raise ValueError(f"the header names '{repeated[0].rpartition('_duplicated_')[0]}' twice")
     if frame.width > 1 and frame.to_series(0).null_count():
@@ -198,9 +213,11 @@ def _is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name == "utf-8"
 
 
-def _as_utf8(path: Path, encoding: str) -> bytes:
-    with open_bytes(path) as file:
-        return file.read().decode(encoding).encode()
+def _source(path: Path, encoding: str) -> Path | bytes:
+    """Give polars the file itself, or its text in UTF-8."""
+    if not _is_utf8(encoding):
+        return read_unpacked(path).decode(encoding).encode()
+    return read_unpacked(path) if path.suffix.lower() == ".gz" else path
 
 
 def _read_row_by_row(
@@ -245,7 +262,34 @@ def _is_integer(column: pl.Series) -> bool:
 
 
 def _read_parquet(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
+    _try_apart(path)
     return pl.read_parquet(path, glob=False)
+
+
+_TRIAL = """
+import sys, polars
+try:
+    polars.read_parquet(sys.argv[1], glob=False)
+except BaseException as error:
+    sys.exit(print(error) or 1)
+"""
+
+
+def _try_apart(path: Path) -> None:
+    """Read a Parquet file in a process of its own before this one does.
+
+    Damage within a page can make polars ask for more memory than there could be, which ends the process: no
+    error can be caught. Footers and checksums do not show it, as Parquet files mostly have none for pages.
+
+    Raises:
+        ValueError: that process did not end well.
+    """
+    command = [sys.executable, "-P", "-c", _TRIAL, os.fspath(path)]  # -P: nothing is imported from here
+    trial = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    if trial.returncode < 0:
+        raise ValueError(f"it is damaged: the process that reads it dies of signal {-trial.returncode}")
+    if trial.returncode:
+        raise ValueError(trial.stdout)
 
 
 def _read_json(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:

@@ -19,10 +19,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from triptych.errors import ConfigError, StorageError, TriptychError, nearest
-from triptych.fetch.download import Downloaded, check_room, download
+from triptych.fetch.download import Downloaded, download
 from triptych.fetch.unpack import unpack_zip
 from triptych.fetch.web import NetworkError, check_url
-from triptych.files import read_json, write_json
+from triptych.files import check_room, read_json, write_json
 
 MIRROR = "TRIPTYCH_MIRROR"
 """The environment variable with the address of a local mirror: it takes the place of scheme and host."""

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triptych import files
 from triptych.errors import StorageError
 from triptych.fetch.web import NetworkError, Trouble, check_url, content_length, open_url, pause, reading
+from triptych.files import check_room, read_json, sha256, write_atomic, write_json
 
 Observer = Callable[[int, int | None], object]
 """Is told bytes done and bytes in all (None: the server does not say), again and again."""
@@ -118,22 +117,6 @@ def network_error(trouble: Trouble, url: str, target: Path, page: str | None) ->
     )
 
 
-def check_room(folder: Path, n_bytes: int) -> None:
-    """Refuse to begin what the disk cannot hold.
-
-    Raises:
-        StorageError: there is less free space at `folder`, made or not, than `n_bytes`.
-    """
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    if free < n_bytes:
-        raise StorageError(
-            f"{folder} has {free:,} bytes of free space",
-            wanted=f"{n_bytes:,}",
-            fix="Make room, or choose a folder on another disk",
-        )
-
-
 @dataclass(frozen=True)
 class _Expected:
     """What is known of a file beforehand."""
@@ -149,7 +132,7 @@ class _Expected:
         Raises:
             _WrongError: it does not; the message says what it is, and instead of what.
         """
-        size, found = path.stat().st_size, files.sha256(path)
+        size, found = path.stat().st_size, sha256(path)
         if self.n_bytes is not None and size != self.n_bytes:
             raise _WrongError(f"{size:,} bytes instead of {self.n_bytes:,}")
         if (strange := _strange(path, self.suffix)) is not None:
@@ -202,7 +185,7 @@ class _Transfer:
                     wanted=f"the file {self.target.name} as it was published",
                     fix="Try another network, or look whether its makers have changed it",
                 ) from wrong
-        files.write_atomic(self.target, self.part.replace)
+        write_atomic(self.target, self.part.replace)
         self.note.unlink(missing_ok=True)
         return found
 
@@ -254,7 +237,7 @@ class _Transfer:
         """Note what comes, and save it from its first byte on."""
         self._drop()
         self.resumed_from, total = 0, content_length(response)
-        files.write_json(self.note, {"url": self.url, "validator": _validator(response), "total": total})
+        write_json(self.note, {"url": self.url, "validator": _validator(response), "total": total})
         self._save(response, total, "wb")
 
     def _save(self, response: Any, total: int | None, mode: str) -> None:
@@ -287,7 +270,7 @@ class _Transfer:
     def _resumable(self) -> tuple[dict[str, Any], int]:
         """Give what is noted of the part, and its size; 0 if the server could not tell a changed file."""
         try:
-            known = files.read_json(self.note)
+            known = read_json(self.note)
         except StorageError:
             return {}, 0
         resumable = known.get("url") == self.url and known.get("validator") and "total" in known

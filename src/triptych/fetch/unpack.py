@@ -10,8 +10,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from triptych.errors import StorageError
-from triptych.fetch.download import check_room
-from triptych.files import new_folder
+from triptych.files import check_room, new_folder
 
 MAX_BYTES = 1 << 38
 MAX_RATIO = 200

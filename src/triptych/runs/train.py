@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from triptych.data.split import Split
-from triptych.device import resolve_device
+from triptych.device import free_memory, resolve_device
 from triptych.errors import ConfigError, StorageError
 from triptych.evaluation.metrics import parse_metric
 from triptych.evaluation.ranking import Masked, check_lengths, evaluate_ranking
+from triptych.files import check_room, only_process
+from triptych.memory import free_bytes, limited_to, require_memory
 from triptych.models.base import ModelConfig, ModelInputs
 from triptych.models.plugins.base import PluginConfig, create_plugged_in, make_plugin_configs
 from triptych.models.registry import make_config, model_entry, model_entry_of
@@ -38,6 +41,7 @@ def train(
     checkpoint_dir: Path | None = None,
     checkpoint_every: int = 10,
     resume: bool = False,
+    memory_limit: int | None = None,
     observer: Observer | None = None,
 ) -> Run:
     """Train a model on a split, choosing the epoch on its validation part, and measure it once on test.
@@ -58,15 +62,19 @@ def train(
         k: list lengths of the figures.
         masked: whose items are no candidates at test time.
         graph_cache: folder that keeps item neighbours between processes.
-        checkpoint_dir: where to save on the way; it stays there, to be removed once the run is saved.
+        checkpoint_dir: where to save on the way; it stays there, to be removed once the run is saved. Ctrl-C
+            and SIGTERM are then heard when the epoch is saved; see `Trainer.run`.
         checkpoint_every: epochs between saves.
         resume: go on from the checkpoint in `checkpoint_dir`.
+        memory_limit: bytes that this process may take in all; by default what the machine, the control group
+            and TRIPTYCH_MEMORY_LIMIT leave. On a GPU, its free memory counts.
         observer: is told of progress.
 
     Raises:
-        ConfigError: a name, a setting or a combination cannot work.
+        ConfigError: a name, a setting or a combination cannot work, or needs more memory than is free.
         TrainingError: a loss is NaN or infinite.
-        StorageError: the checkpoint to resume from is missing, damaged, or of another experiment.
+        StorageError: the checkpoint to resume from is missing, damaged, or of another experiment; another
+            process trains with that folder; or the disk has no room for the checkpoints and the run.
     """
     model_config = make_config(model_entry(model).config, settings or {}) if isinstance(model, str) else model
     plugin_configs = make_plugin_configs(plugins or {})
@@ -83,7 +91,8 @@ def train(
     identity = {"model": entry.name, "model settings": model_config.model_dump(mode="json"),
                 "plug-ins": _dump(plugin_configs), "training settings": config.model_dump(mode="json"),
                 "seed": seed, "data or split": split.content_hash, "device": where.type}  # fmt: skip
-    with isolated_rng(seed, where):
+    alone = only_process(checkpoint_dir, "training") if checkpoint_dir else nullcontext()
+    with limited_to(memory_limit), alone, isolated_rng(seed, where):
         network = create_plugged_in(model_config, plugin_configs, inputs).to(where)
         sampler = TripletSampler(
             inputs.user, inputs.item, inputs.n_users, inputs.n_items,
@@ -100,6 +109,15 @@ def train(
             identity=identity,
             observer=observer,
         )
+        free = free_bytes() if where.type == "cpu" else free_memory(where)
+        require_memory(
+            trainer.memory_needed(),
+            free,
+            f"training {entry.name}",
+            fix="Set a smaller embedding_dim, use fewer modalities, or train where there is more memory",
+        )
+        if checkpoint_dir is not None:  # the old checkpoint, the new one, and the run
+            check_room(checkpoint_dir, 3 * trainer.state_bytes())
         if resume:
             trainer.restore(_required(checkpoint_dir))
         result = trainer.run()

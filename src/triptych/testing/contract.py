@@ -17,13 +17,14 @@ from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures, ItemGraph
 from triptych.data.interactions import LEFT_OUT, Interactions
 from triptych.data.split import Split
-from triptych.errors import ConfigError, TrainingError
+from triptych.errors import ConfigError, TrainingError, TriptychError
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.models.base import ContentConfig, ModelConfig, ModelInputs, Recommender, Step
 from triptych.models.plugins.base import create_plugged_in, make_plugin_configs
 from triptych.models.registry import make_config, model_entry_of
 from triptych.runs import Run, load, train
 from triptych.testing.data import checkerboard, toy_dataset
+from triptych.testing.hard_data import hard_splits, hopeless_splits
 from triptych.training.config import TrainConfig
 from triptych.training.sampler import TripletSampler
 from triptych.training.trainer import EpochRecord, Observer, isolated_rng
@@ -223,6 +224,22 @@ class ScoringContract:
         else:
             assert self.briefly(bare).scorer.n_items == toy.n_items
 
+    def test_hard_data_are_learned(self) -> None:
+        for name, split in hard_splits().items():
+            run = self.briefly(split, epochs=1)
+            assert sound(run), name
+
+    def test_hopeless_data_are_learned_or_refused(self) -> None:
+        for name, split in hopeless_splits().items():
+            with suppress(TriptychError):
+                run = self.briefly(split, epochs=1)
+                assert sound(run), name
+
+    def test_trained_again_it_starts_afresh(self, toy: Split) -> None:
+        first = self.briefly(toy, epochs=1)
+        self.briefly(hard_splits()["hub"], epochs=1)
+        assert same_bytes(self.briefly(toy, epochs=1), first)
+
     def test_impossible_list_lengths_are_refused(self, trained: Run) -> None:
         for k in (0, -1, trained.split.n_items + 1):
             with pytest.raises(ConfigError, match="list lengths"):
@@ -352,3 +369,13 @@ def all_finite(run: Run) -> bool:
 def untimed(run: Run) -> list[EpochRecord]:
     """List the epochs of a run without their durations."""
     return [replace(epoch, train_seconds=0.0, eval_seconds=0.0) for epoch in run.record.history]
+
+
+def sound(run: Run) -> bool:
+    """Say whether a run scores with numbers, and lists for each user other items than those trained on."""
+    data, known = run.split.data, set(zip(*(end.tolist() for end in run.split.train), strict=True))
+    answers = run.recommend(data.users.ids.tolist(), k=run.split.n_items, exclude="train")
+    lists = [[item.item_id for item in answer.items] for answer in answers]
+    pairs = [(user, item) for user, listed in enumerate(lists) for item in data.items.index(listed).tolist()]
+    everything = len(pairs) == len(set(pairs)) == run.split.n_users * run.split.n_items - len(known)
+    return all_finite(run) and everything and known.isdisjoint(pairs)

@@ -19,6 +19,8 @@ from triptych.files import read_arrays, read_json, sha256, sweep, write_arrays, 
 
 Tensors = dict[str, Tensor]
 
+SCHEMA_VERSION = 1
+
 
 def save_checkpoint(folder: Path, name: str, tensors: Tensors, facts: dict[str, Any]) -> None:
     """Write tensors and JSON values as checkpoint `name` of a folder, replacing the one before.
@@ -27,7 +29,7 @@ def save_checkpoint(folder: Path, name: str, tensors: Tensors, facts: dict[str, 
         folder: made if it is missing.
         name: of the checkpoint.
         tensors: on any device.
-        facts: JSON values; the key "tensors" is taken.
+        facts: JSON values; the keys "tensors" and "schema_version" are taken.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
@@ -36,7 +38,8 @@ def save_checkpoint(folder: Path, name: str, tensors: Tensors, facts: dict[str, 
     file = folder / f"{name}-{generation}.safetensors"
     write_arrays(file, {key: _to_numpy(tensor) for key, tensor in tensors.items()})
     stored = {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)}
-    write_json(folder / f"{name}.json", {**facts, "tensors": stored})
+    marker = {**facts, "schema_version": SCHEMA_VERSION, "tensors": stored}
+    write_json(folder / f"{name}.json", marker)
     for path in old:
         path.unlink()
 
@@ -48,6 +51,13 @@ def load_checkpoint(folder: Path, name: str) -> tuple[Tensors, dict[str, Any]]:
         StorageError: it is missing, truncated, or its tensors are not those the JSON file names.
     """
     facts = read_json(folder / f"{name}.json")
+    version = facts.pop("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise StorageError(
+            f"{folder} holds schema version {version} of a checkpoint",
+            wanted=f"schema version {SCHEMA_VERSION}",
+            fix="Go on with the version of Triptych that began, or train again without --resume",
+        )
     stored = facts.pop("tensors", None)
     file = folder / Path(str((stored or {}).get("file"))).name
     if not isinstance(stored, dict) or not file.is_file():

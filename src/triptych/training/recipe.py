@@ -143,7 +143,7 @@ def find_recipe(name: str) -> Recipe:
             wanted="a TOML file, or one of: " + ", ".join(shipped_recipes()),
             fix=nearest(name, shipped_recipes()),
         )
-    text = path.read_text(encoding="utf-8") if path.is_file() else own.read_text(encoding="utf-8")
+    text = read_toml_text(path, name) if path.is_file() else own.read_text(encoding="utf-8")
     return read_recipe(text, name)
 
 
@@ -154,16 +154,37 @@ def shipped_recipes() -> list[str]:
     )
 
 
+def read_toml_text(path: Path, name: str) -> str:
+    """Read the text of a TOML file.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: {error}", wanted="UTF-8", fix="Save it as UTF-8") from error
+
+
+def parse_toml(text: str, name: str, *, wanted: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        ConfigError: it is none, or holds what Python takes no number from, or nests too deeply.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so are endless digits
+        raise ConfigError(f"{name} is no TOML: {error}", wanted=wanted, fix="Mend the file") from error
+
+
 def read_recipe(text: str, name: str) -> Recipe:
     """Read a recipe's text.
 
     Raises:
         ConfigError: it is no TOML, or has other keys than model, source and settings.
     """
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name} is no TOML: {error}", wanted="a recipe", fix="Mend the file") from error
+    content = parse_toml(text, name, wanted="a recipe")
     keys = ["model", "source", "plugins", "settings"]
     unknown = sorted(content.keys() - set(keys))
     settings, plugins = content.get("settings", {}), content.get("plugins", [])
@@ -176,6 +197,12 @@ def read_recipe(text: str, name: str) -> Recipe:
         )
     for plugin in plugins:  # `sand.align_weight = 0.1` is a table within a table to TOML
         of_plugin = settings.pop(plugin, {})
+        if not isinstance(of_plugin, dict):
+            raise ConfigError(
+                f"{name} sets '{plugin}' to {of_plugin!r}",
+                wanted=f"settings of the plug-in, {plugin}.FIELD = VALUE",
+                fix="Name the field",
+            )
         settings |= {f"{plugin}.{field_name}": value for field_name, value in of_plugin.items()}
     return Recipe(content["model"], settings, str(content.get("source", "")), tuple(plugins))
 
@@ -195,6 +222,6 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
             )
         try:
             settings[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # TOMLDecodeError is a ValueError
             settings[name.strip()] = text.strip()
     return settings

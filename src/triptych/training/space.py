@@ -16,7 +16,6 @@ logarithmic scale if `log` is true. Spaces with ranges have no grid.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -27,7 +26,7 @@ from typing import Any
 
 from triptych.errors import ConfigError, StorageError, nearest
 from triptych.models.registry import model_entry
-from triptych.training.recipe import Recipe
+from triptych.training.recipe import Recipe, parse_toml, read_toml_text
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def find_space(name: str) -> SearchSpace:
         raise StorageError(
             f"there is no file {name}", wanted="a search space in TOML", fix="Check the path, or name a model"
         )
-    return read_space(path.read_text(encoding="utf-8"), name)
+    return read_space(read_toml_text(path, name), name)
 
 
 def read_space(text: str, name: str) -> SearchSpace:
@@ -123,12 +122,7 @@ def read_space(text: str, name: str) -> SearchSpace:
         ConfigError: it is no TOML, has other keys than model, source and space, names a field that the
             model does not have, gives a field no values, or one that the field refuses.
     """
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"{name} is no TOML: {error}", wanted="a search space", fix="Mend the file"
-        ) from error
+    content = parse_toml(text, name, wanted="a search space")
     unknown = sorted(content.keys() - {"model", "source", "space"})
     values = content.get("space")
     if unknown or not isinstance(content.get("model"), str) or not isinstance(values, dict) or not values:

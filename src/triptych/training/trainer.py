@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import resource
+import signal
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from triptych.errors import StorageError, TrainingError
+from triptych.evaluation.ranking import BLOCK_SIZE
 from triptych.models.base import Group, Recommender, Step, Triplets
 from triptych.scorer import Scorer
 from triptych.training.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
@@ -27,6 +31,15 @@ Validate = Callable[[Scorer], dict[str, float]]
 """Measures a frozen model on the validation part."""
 
 CHECKPOINT = "checkpoint"
+
+_COPIES_PER_STEP = 3.5
+"""Of all nodes' vectors: out and back through linear layers, measured on LightGCN, VBPR and BM3."""
+_COPIES_PER_BLOCK = 3
+"""Of a block of scores: themselves, masked, and cut."""
+_BYTES_PER_PAIR = 32
+"""Of a training pair in an epoch: place, user, item, sampled item."""
+_RUNTIME = 48 << 20
+"""What libraries take for themselves once they compute."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,9 @@ class Observer:
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Hear that an epoch is done."""
+
+    def on_stopping(self, epoch: int) -> None:
+        """Hear that a stop was asked for; it comes once this epoch is saved, or when asked again."""
 
 
 @dataclass
@@ -124,6 +140,8 @@ class Trainer:
         self.identity = identity or {}
         self.observer = observer or Observer()
         self.progress = Progress()
+        self.saved_epoch = 0
+        self._signals = DeferredSignals(self._on_signal, active=False)
         self.best: Tensors = {}
         groups = model.optimizer_groups()
         self.rates = {name: group.options.get("lr", config.learning_rate) for name, group in groups.items()}
@@ -132,20 +150,51 @@ class Trainer:
     def run(self) -> TrainResult:
         """Train to the end and put the best weights back into the model.
 
+        Where checkpoints are saved, Ctrl-C and SIGTERM wait until the epoch is done and saved, or, if all
+        finished epochs are, only until the batch is; a second one does not wait.
+
         Raises:
             TrainingError: a loss term is NaN or infinite; the message names the term, step and epoch.
         """
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        while self.progress.epoch < self.epochs and not self._out_of_patience():
-            record = self._run_epoch(self.progress.epoch + 1)
-            self.progress.epoch = record.epoch
-            self.progress.history.append(record)
-            self.observer.on_epoch(record)
-            if self.checkpoint_dir is not None and record.epoch % self.checkpoint_every == 0:
-                self.save(self.checkpoint_dir)
+        with DeferredSignals(self._on_signal, active=self.checkpoint_dir is not None) as self._signals:
+            while self.progress.epoch < self.epochs and not self._out_of_patience():
+                record = self._run_epoch(self.progress.epoch + 1)
+                self.progress.epoch = record.epoch
+                self.progress.history.append(record)
+                self.observer.on_epoch(record)
+                due = record.epoch % self.checkpoint_every == 0 or self._signals.waiting
+                if self.checkpoint_dir is not None and due:
+                    self.save(self.checkpoint_dir)
+                self._signals.deliver()
         self.model.load_state_dict(self.best)
         return TrainResult(self.progress.best_epoch, self.progress.history, peak_memory_bytes(self.device))
+
+    def state_bytes(self) -> int:
+        """Count the bytes of weights, best weights and moments: what a checkpoint takes."""
+        return 2 * _bytes_of(self.model.parameters()) + 2 * _bytes_of(self.model.state_dict().values())
+
+    def memory_needed(self) -> int:
+        """Estimate how many bytes training takes beside what the model holds already.
+
+        Counted are moments, best weights, gradients, an epoch's pairs in their drawn order, the copies of all
+        nodes' vectors that linear layers keep in a step, and a block of users in evaluation. What a model
+        computes beside that is its own, and comes on top.
+        """
+        parameters, groups = _bytes_of(self.model.parameters()), self.model.optimizer_groups().values()
+        kept = 2 * parameters + _bytes_of(self.model.state_dict().values())
+        gradients = parameters - sum(_bytes_of(group.by_row) for group in groups)
+        n_users, n_items = self.model.n_users, self.model.n_items
+        nodes = 4 * (n_users + n_items) * self.model.config.embedding_dim
+        pairs = _BYTES_PER_PAIR * self.sampler.n_batches * self.config.batch_size
+        block = 4 * BLOCK_SIZE * n_items
+        step = gradients + int(_COPIES_PER_STEP * nodes) + pairs
+        return kept + max(step, _COPIES_PER_BLOCK * block) + _RUNTIME
+
+    def _on_signal(self) -> None:
+        if self.saved_epoch < self.progress.epoch:
+            self.observer.on_stopping(self.progress.epoch + 1)
 
     def _run_epoch(self, epoch: int) -> EpochRecord:
         started = time.perf_counter()
@@ -185,6 +234,8 @@ class Trainer:
             on_device = Triplets(*(part.to(self.device, non_blocking=True) for part in batch))
             self._drive(self.model.batch_steps(on_device), log)
             self.observer.on_batch(epoch, done, n_batches)
+            if self.saved_epoch == self.progress.epoch:
+                self._signals.deliver()
 
     def _drive(self, steps: Iterable[Step], log: LossLog) -> None:
         stream = iter(steps)
@@ -229,6 +280,7 @@ class Trainer:
         tensors, nest = flatten(state)
         facts = {"identity": self.identity, "progress": asdict(self.progress), "state": nest}
         save_checkpoint(folder, CHECKPOINT, tensors, facts)
+        self.saved_epoch = self.progress.epoch
 
     def restore(self, folder: Path) -> None:
         """Go on from what `save` wrote.
@@ -256,6 +308,57 @@ class Trainer:
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
         history = [EpochRecord(**record) for record in facts["progress"].pop("history")]
         self.progress = Progress(**facts["progress"], history=history)
+        self.saved_epoch = self.progress.epoch
+
+
+class DeferredSignals:
+    """Ctrl-C and SIGTERM, kept back inside a `with` block until it is their time; a second one is not.
+
+    In the main thread alone, as Python handles signals nowhere else. What the process ignores, it goes
+    on to ignore.
+
+    Args:
+        on_first: is called when the first one comes.
+        active: whether to keep back anything at all.
+    """
+
+    def __init__(self, on_first: Callable[[], object], *, active: bool = True) -> None:
+        self._on_first, self._active = on_first, active
+        self._before: dict[int, Any] = {}
+        self._kept: int | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether one has come."""
+        return self._kept is not None
+
+    def deliver(self) -> None:
+        """Let the one that has come, if any, do what it would have done."""
+        number, self._kept = self._kept, None
+        if number is not None:
+            signal.raise_signal(number)
+
+    def __enter__(self) -> DeferredSignals:
+        if self._active and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._keep)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        self._kept = number
+        self._restore()
+        self._on_first()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
 
 def _optimizers(group: Group, rate: float) -> dict[str, torch.optim.Optimizer]:
@@ -302,6 +405,10 @@ class LossLog:
                 )
             means |= dict(zip(names, table.mean(dim=0).tolist(), strict=True))
         return means
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(int(tensor.nbytes) for tensor in tensors)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

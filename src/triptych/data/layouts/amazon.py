@@ -292,10 +292,10 @@ def _read_table(path: Path, keys: Sequence[str], order: Sequence[str], bad: BadR
 
 def _header(path: Path, line: str, keys: Sequence[str]) -> list[str]:
     names = line.split(",")
-    if not set(keys) <= set(names):
+    if not set(keys) <= set(names) or len(set(names)) < len(names):
         raise DataError(
             f"{path} begins with {line[:60]!r}",
-            wanted=f"a header with {', '.join(keys)}",
+            wanted=f"a header with {', '.join(keys)}, and no column twice",
             fix="Download it again, or check that it is of the same year as the others",
         )
     return names
