@@ -1,5 +1,4 @@
 import json
-import os
 
 import numpy as np
 import pytest
@@ -84,7 +83,7 @@ def test_a_crash_while_overwriting_keeps_the_old_folder(tmp_path):
 def test_where_folders_cannot_trade_places_a_failed_last_rename_puts_the_old_one_back(tmp_path, monkeypatch):
     path = tmp_path / "out"
     fill(path, "old")
-    monkeypatch.setattr(files, "_exchange", lambda *_: os.stat(path / "no such step"))
+    monkeypatch.setattr(files, "_exchange", lambda *_: (path / "no such step").stat())
     rename = type(path).replace
     calls = []
 

@@ -49,7 +49,7 @@ def test_only_those_who_compute_name_a_device():
                 "cli/",
                 "runs/",
                 "experiments/",
-        "serving/",
+                "serving/",
                 "report/doctor.py",
                 "testing/",
             )

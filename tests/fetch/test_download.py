@@ -9,7 +9,6 @@ import time
 import pytest
 
 from triptych.errors import ConfigError, StorageError
-from triptych.fetch import download as module
 from triptych.fetch.download import Downloaded, download
 from triptych.fetch.web import MAX_WAIT, NetworkError, Trouble, check_url, pause
 from triptych.files import check_room

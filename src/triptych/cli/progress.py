@@ -179,9 +179,7 @@ class ExperimentProgress:
         """Begin to show a training."""
         self._close()
         training = job.recipe.configs().training
-        self._training = TrainingProgress(
-            job.title, training.epochs, training.metric
-        )
+        self._training = TrainingProgress(job.title, training.epochs, training.metric)
         return self._training.__enter__()
 
     def on_outcome(self, outcome: Outcome) -> None:
