@@ -13,6 +13,7 @@ import torch
 import triptych as tt
 from triptych.errors import ConfigError, DataError, StorageError, TrainingError, UnknownIdError
 from triptych.evaluation.ranking import evaluate_ranking
+from triptych.files import read_json, write_json
 from triptych.models.lightgcn import LightGCNConfig
 from triptych.runs import Run, load, open_test, train
 from triptych.scorer import Embeddings, EmbeddingScorer
@@ -194,7 +195,7 @@ def test_damage_to_any_file_of_a_run_is_noticed(run: Run, tmp_path: Path):
 def test_a_run_of_another_schema_and_a_folder_that_is_none(run: Run, tmp_path: Path):
     run.save(tmp_path / "run")
     path = tmp_path / "run" / "run.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99', 1))
+    write_json(path, {**read_json(path), "schema_version": 99})
     with pytest.raises(StorageError, match="schema version 99"):
         load(tmp_path / "run")
     with pytest.raises(StorageError, match="is not a run"):

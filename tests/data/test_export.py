@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import polars as pl
 import pytest
@@ -15,7 +13,7 @@ from triptych.data.layouts import find_layout
 from triptych.data.readers import interactions_from_frame
 from triptych.data.split import Split
 from triptych.errors import ConfigError, DataError, StorageError
-from triptych.files import sha256
+from triptych.files import read_json, sha256
 
 PAIRS = [("ann", "M1"), ("ann", "M2"), ("ann", "007"), ("bob", "M1"), ("bob", "M4")]
 
@@ -213,7 +211,7 @@ def test_mmrec_needs_a_split(tmp_path):
 def test_the_folder_says_what_it_is_and_only_such_are_replaced(tmp_path, export):
     data, folder = make_shop(), tmp_path / "shop"
     facts = export(data, folder)
-    assert json.loads((folder / MARKER).read_text()) == facts
+    assert read_json(folder / MARKER) == facts
     files = {path.name for path in folder.iterdir()} - {MARKER}
     assert facts["files"].keys() == files
     assert all(facts["files"][name]["sha256"] == sha256(folder / name) for name in files)

@@ -250,11 +250,12 @@ def test_scores_that_are_no_numbers_are_refused(where):
         evaluate_ranking(scorer, split, k=(5,))
 
 
-def test_a_single_nan_among_infinities_is_seen():
+def test_scores_that_are_no_finite_numbers_are_refused_and_large_ones_are_not():
     split = make_split([(0, 0, TRAIN), (0, 1, TEST), (0, 2, VALID)])
-    evaluate_ranking(TableScorer([[1, torch.inf, -torch.inf]]), split, k=(1,))  # no NaN, though their sum is
-    with pytest.raises(TrainingError, match="NaN"):
-        evaluate_ranking(TableScorer([[torch.nan, 1, 2]]), split, k=(1,))
+    evaluate_ranking(TableScorer([[1, 3e38, 3e38]]), split, k=(1,))  # all finite, though their sum is not
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        with pytest.raises(TrainingError, match="NaN or infinity"):
+            evaluate_ranking(TableScorer([[bad, 1, 2]]), split, k=(1,))
 
 
 def test_an_empty_part_is_refused():

@@ -14,7 +14,7 @@ from targets import CORPUS, Target, found_cases, targets
 
 FUZZ = Path(__file__).with_name("fuzz.py")
 READERS = list(targets())
-GROUPS = [READERS[start::6] for start in range(6)]
+GROUPS = [READERS[start::8] for start in range(8)]
 
 
 def fire(readers: list[str], tmp_path: Path, *options: str) -> list[dict]:
@@ -27,6 +27,7 @@ def fire(readers: list[str], tmp_path: Path, *options: str) -> list[dict]:
     return [json.loads(line) for line in child.stdout.splitlines()]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("readers", GROUPS, ids=lambda group: group[0])
 def test_damaged_files_are_read_or_refused(readers: list[str], tmp_path: Path):
     facts = fire(readers, tmp_path)

@@ -175,6 +175,15 @@ def learn(observer: Observer, checkpoint_dir: Path | None):
                  observer=observer)  # fmt: skip
 
 
+@pytest.fixture
+def sigint():
+    """Ctrl-C as a terminal's process has it; what runs in the background may have been begun without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
 def test_the_observer_hears_of_a_stop_that_waits(tmp_path: Path):
     heard = Heard(stop_in=3)
     with pytest.raises(KeyboardInterrupt):
@@ -183,6 +192,7 @@ def test_the_observer_hears_of_a_stop_that_waits(tmp_path: Path):
     assert read_json(tmp_path / "c" / "checkpoint.json")["progress"]["epoch"] == 3
 
 
+@pytest.mark.usefixtures("sigint")
 def test_without_checkpoints_and_at_the_second_time_nothing_waits(tmp_path: Path):
     heard = Heard(stop_in=3)
     with pytest.raises(KeyboardInterrupt):

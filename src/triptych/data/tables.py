@@ -285,7 +285,7 @@ def _try_apart(path: Path) -> None:
         ValueError: that process did not end well.
     """
     command = [sys.executable, "-P", "-c", _TRIAL, os.fspath(path)]  # -P: nothing is imported from here
-    trial = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    trial = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603  no shell
     if trial.returncode < 0:
         raise ValueError(f"it is damaged: the process that reads it dies of signal {-trial.returncode}")
     if trial.returncode:

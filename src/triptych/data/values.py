@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import numpy as np
@@ -152,10 +153,10 @@ def read_moment(text: str) -> float:
     """
     if re.fullmatch("(19|20)[0-9]{2}", text):
         text += "-01-01"
-    try:
-        return float(to_seconds(np.array([float(text)]))[0])
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        number = float(to_seconds(np.array([float(text)]))[0])
+        if np.isfinite(number):
+            return number
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

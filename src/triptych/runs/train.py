@@ -114,7 +114,7 @@ def train(
             trainer.memory_needed(),
             free,
             f"training {entry.name}",
-            fix="Set a smaller embedding_dim, use fewer modalities, or train where there is more memory",
+            fix="Train where there is more, or with a smaller embedding_dim or fewer modalities",
         )
         if checkpoint_dir is not None:  # the old checkpoint, the new one, and the run
             check_room(checkpoint_dir, 3 * trainer.state_bytes())
