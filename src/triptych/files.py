@@ -157,14 +157,15 @@ def _name_path(error: Exception, place: Path, path: Path) -> None:
         OSError: in the place of an error that is none, of writers that have exceptions of their own.
     """
     said = re.search(r"\(os error (\d+)\)", str(error))
-    number = int(said[1]) if said else error.errno if isinstance(error, OSError) else None
-    if number in _REFUSALS and not (isinstance(error, OSError) and error.filename):
+    number = int(said[1]) if said else getattr(error, "errno", None)
+    named = str(getattr(error, "filename", None) or "")
+    if named.startswith(str(place)):
+        within = Path(named).relative_to(place).parts[1:]
+        raise OSError(number, os.strerror(number or errno.EIO), str(path.joinpath(*within))) from error
+    if number in _REFUSALS and not named:
         raise OSError(number, os.strerror(number), str(path)) from error
     if isinstance(error, OSError) and number is None:
         raise OSError(errno.EIO, str(error), str(path)) from error
-    if isinstance(error, OSError) and str(error.filename).startswith(str(place)):
-        within = Path(str(error.filename)).relative_to(place).parts[1:]
-        error.filename, error.filename2 = str(path.joinpath(*within)), None
 
 
 def _put(new: Path, path: Path, old: Path) -> None:
