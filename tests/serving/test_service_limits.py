@@ -451,6 +451,13 @@ def test_two_runs_of_one_name_and_foreign_data_are_refused(served, tmp_path, cap
     assert "is not a run" in json.loads(capsys.readouterr().out)["error"]["found"]
 
 
+def test_answers_do_not_wait_for_the_acknowledgment_of_their_first_half():
+    with bind("127.0.0.1", 0) as bound:
+        bound.listen()
+        with socket.create_connection(bound.getsockname()), bound.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_taken_address_is_refused():
     with bind("127.0.0.1", 0) as taken:
         taken.listen()

@@ -291,6 +291,27 @@ def test_likeness_has_a_tab_for_each_kind(site, open_page):
     expect(sheet.locator("code")).to_have_text(item)
 
 
+def test_the_tab_chosen_last_is_shown_whatever_comes_first(site, open_page):
+    page = open_page(site.view("similar"))
+    sheet = page.get_by_role("dialog")
+    item = page.evaluate("new URLSearchParams(location.hash.slice(1)).get('item')")
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route("**/explain?*", hold)
+    sheet.get_by_role("tab", name="Why").click()
+    sheet.get_by_role("tab", name="by text").click()
+    settle(page)
+    alike = ids(site.ask("/similar", item=item, by="text", k=12, run="vbpr")["items"])
+    assert shown(sheet) == alike
+    with page.expect_response("**/explain?*"):
+        held[0].continue_()
+    settle(page)
+    assert shown(sheet) == alike
+
+
 def test_a_new_item_is_placed_by_picture_and_text(served, site, open_page, tmp_path):
     page = open_page(f"{site.address}/#view=new")
     page.get_by_role("button", name="Find its place").click()

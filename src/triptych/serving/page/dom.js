@@ -55,18 +55,24 @@ export function scale(values) {
 export const bar = (fraction) =>
   el("span", { class: "meter", "aria-hidden": "true" }, styled(el("i"), { share: fraction }));
 
-/** Show that something is awaited, then what it came to, or what went wrong and a way to try again. */
+const asked = new WeakMap(); // place -> what was asked for last
+
+/** Show that something is awaited, then what it came to, or what went wrong and a way to try again.
+ *
+ * Whatever the order in which answers come, the place shows what was asked for last. */
 export async function fill(place, waiting, make, signal) {
+  asked.set(place, make);
+  const late = () => signal?.aborted || asked.get(place) !== make;
   place.replaceChildren(...[waiting()].flat());
   place.setAttribute("aria-busy", "true");
   let shown;
   try {
     shown = [await make()].flat(Infinity);
   } catch (error) {
-    if (signal?.aborted) return;
+    if (late()) return;
     shown = [trouble(error, () => fill(place, waiting, make, signal))];
   }
-  if (signal?.aborted) return;
+  if (late()) return;
   place.replaceChildren(...shown.filter(Boolean));
   place.removeAttribute("aria-busy");
 }
