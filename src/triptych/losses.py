@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_BLOCK = {False: 1 << 19, True: 1 << 26}
-"""Products held at once: 2 MiB, which a core's cache holds; 256 MiB on a GPU."""
+_BLOCK = {False: 1 << 21, True: 1 << 28}
+"""Bytes of products held at once: 2 MiB, which a core's cache holds; 256 MiB on a GPU."""
 
 
 def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def mean_log_sum_exp(rows: Tensor, others: Tensor, scale: float = 1.0, *, skip: 
 
     Products are made once, block by block, and turned into the gradient while they are there: on a CPU, where
     a block stays in the cache, this takes half the time of one large matrix, and nothing of its size is
-    kept.
+    kept. Under autocast products are made in its number format, and summed in float32.
 
     Args:
         rows: (B, D).
@@ -93,10 +93,13 @@ def mean_log_sum_exp(rows: Tensor, others: Tensor, scale: float = 1.0, *, skip: 
         scale: what products are multiplied by.
         skip: leave out j = skip + i.
     """
-    precision = torch.promote_types(rows.dtype, torch.float32)  # sums of exponentials need it
-    with torch.autocast(rows.device.type, enabled=False):
+    device = rows.device.type
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
         mean: Tensor = _MeanLogSumExp.apply(  # type: ignore[no-untyped-call]
-            rows.to(precision), others.to(precision), scale, skip
+            rows.to(dtype), others.to(dtype), scale, skip
         )
     return mean
 
@@ -112,7 +115,7 @@ class Exponentials(NamedTuple):
 
 def exponentials(rows: Tensor, others: Tensor, scale: float, skip: int | None) -> Iterator[Exponentials]:
     """Make exp(scale * rows[i] . others[j]), a block of rows at a time; arguments as `mean_log_sum_exp`'s."""
-    size = min(len(rows), max(1, _BLOCK[rows.is_cuda] // max(1, len(others))))
+    size = min(len(rows), max(1, _BLOCK[rows.is_cuda] // max(1, len(others) * rows.itemsize)))
     room = rows.new_empty(size, len(others))
     for start in range(0, len(rows), size or 1):
         block = slice(start, min(start + size, len(rows)))
@@ -122,20 +125,27 @@ def exponentials(rows: Tensor, others: Tensor, scale: float, skip: int | None) -
         # All products may be left out; any finite number serves as well then.
         top = values.amax(dim=1, keepdim=True).clamp_(min=torch.finfo(values.dtype).min)
         values.sub_(top).exp_()
-        yield Exponentials(block, values, top, values.sum(dim=1, keepdim=True))
+        sums = values.sum(dim=1, keepdim=True, dtype=torch.promote_types(values.dtype, torch.float32))
+        yield Exponentials(block, values, top, sums)
 
 
 class _MeanLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, others: Tensor, scale: float, skip: int | None) -> Tensor:
         needed = any(ctx.needs_input_grad[:2])
-        total, to_rows, to_others = rows.new_zeros(()), torch.empty_like(rows), torch.zeros_like(others)
+        dtype = torch.promote_types(rows.dtype, torch.float32)  # sums need it
+        total = rows.new_zeros((), dtype=dtype)
+        to_rows, to_others = (torch.zeros_like(x, dtype=dtype) for x in (rows, others))
         for block, values, top, sums in exponentials(rows, others, scale, skip):
             total += (top + sums.log()).sum()
             if needed:
                 shares = (scale / len(rows)) / sums.clamp(min=torch.finfo(sums.dtype).tiny)
-                torch.mm(values, others, out=to_rows[block]).mul_(shares)
-                to_others.addmm_(values.T, rows[block] * shares)
+                torch.mul(values @ others, shares, out=to_rows[block])
+                weighted = (rows[block] * shares).to(values.dtype)
+                if values.dtype == dtype:
+                    to_others.addmm_(values.T, weighted)
+                else:  # products in half the digits, their sum in all
+                    to_others += values.T @ weighted
         ctx.save_for_backward(to_rows, to_others)
         return total / len(rows)
 

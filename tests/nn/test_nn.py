@@ -131,6 +131,21 @@ def test_frozen_features_are_no_part_of_the_state():
     assert {buffer.device.type for buffer in bank.to("meta").buffers()} == {"meta"}  # but they move along
 
 
+def test_autocast_rounds_frozen_rows_once():
+    bank = FeatureBank(make_features(), DIMS)
+    exact = bank.rows("image")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = bank.rows("image")
+        assert bank.rows("image") is rounded
+        assert bank.rows("image", torch.tensor([3, 3])).equal(rounded[[3, 3]])
+    assert rounded.equal(exact.bfloat16())
+    assert bank.rows("image") is exact
+    assert bank.to(torch.float64).rows("image").dtype == torch.float64
+    learned = FeatureBank(make_features(), DIMS, training="all")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert learned.rows("image").dtype == torch.float32
+
+
 def test_trainable_features_start_from_the_given_values_and_leave_these_alone():
     features = make_features()
     before = {name: features[name].values.copy() for name in DIMS}

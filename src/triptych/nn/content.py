@@ -45,6 +45,7 @@ class FeatureBank(nn.Module):
         super().__init__()
         self.feature_training = training
         self.dims: dict[str, int] = {}
+        self._rounded: dict[str, Tensor] = {}
         for modality in modalities:
             values = features[modality].values
             if values is None and required:
@@ -72,14 +73,26 @@ class FeatureBank(nn.Module):
     def rows(self, modality: str, items: Tensor | None = None) -> Tensor:
         """Give the raw rows of some items, or of all: (n, F); zero where an item lacks the modality.
 
-        Where features learn row by row, they do so by what is asked for by item alone.
+        Where features learn row by row, they do so by what is asked for by item alone. Under autocast frozen
+        rows come in its number format.
         """
-        values: Tensor = getattr(self, _name(modality))
+        values = self._values(modality)
         if items is None:
             return values.detach() if self.feature_training == "rows" else values
         if self.feature_training == "rows":
             return F.embedding(items, values, sparse=True)
         return take_rows(values, items)
+
+    def _values(self, modality: str) -> Tensor:
+        values: Tensor = getattr(self, _name(modality))
+        device = values.device.type
+        if self.feature_training != "frozen" or not torch.is_autocast_enabled(device):
+            return values
+        # Autocast would make this copy anew for each product, which takes longer than the product.
+        copy = self._rounded.get(modality)
+        if copy is None or copy.device != values.device or copy.dtype != torch.get_autocast_dtype(device):
+            copy = self._rounded[modality] = values.to(torch.get_autocast_dtype(device))
+        return copy
 
     def present(self, modality: str, items: Tensor | None = None) -> Tensor:
         """Say which of some items, or of all, have the modality: (n,) bool."""
