@@ -32,7 +32,7 @@ from triptych.data.split import Split, read_label_meaning
 from triptych.files import hash_arrays
 from triptych.preparation import prepare
 from triptych.runs import train
-from triptych.training.recipe import Recipe, find_recipe
+from triptych.training.recipe import Recipe, find_recipe, parse_settings
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TRIPTYCH_DATA", ROOT.parent / "shared" / "data"))
@@ -176,15 +176,17 @@ def load_split(name: str) -> Split:
 
 
 def trainings(
-    stage: str, data: str, recipes: Iterable[str], seeds: Iterable[int]
+    stage: str, data: str, recipes: Iterable[str], seeds: Iterable[int], changes: Mapping[str, Any]
 ) -> Iterable[tuple[Recipe, int]]:
     """List what to train: each point of the grid once, or each recipe with each seed."""
     if stage == "grid":
         more = MORE.get(data, {})
         return [
-            (Recipe(model, point), 1) for model in recipes for point in [*GRID[model], *more.get(model, [])]
+            (Recipe(model, {**point, **changes}), 1)
+            for model in recipes
+            for point in [*GRID[model], *more.get(model, [])]
         ]
-    return [(find_recipe(name), seed) for name in recipes for seed in seeds]
+    return [(find_recipe(name).with_settings(changes), seed) for name in recipes for seed in seeds]
 
 
 def main() -> None:
@@ -197,6 +199,14 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", help="models (grid), or recipes and models with default settings (table)"
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a setting of all; repeat",
+        dest="changes",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
@@ -205,7 +215,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     split = load_split(arguments.data)
     names = arguments.names or (RECIPES[arguments.data] if arguments.stage == "table" else FIRST)
-    for recipe, seed in trainings(arguments.stage, arguments.data, names, arguments.seeds):
+    changes = parse_settings(arguments.changes)
+    for recipe, seed in trainings(arguments.stage, arguments.data, names, arguments.seeds, changes):
         entry = measure(
             split, recipe, seed, arguments.data, arguments.threads, arguments.keep, arguments.device
         )
