@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Small tensor steps on a shared machine: let idle OpenMP threads sleep, not spin.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-long lint types check bench clean
+.PHONY: help setup demo test test-long lint types check bench bench-long clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -39,8 +39,11 @@ types: setup     ## mypy, strict on src/
 
 check: test lint types   ## everything a change must pass
 
-bench: setup     ## the speed ratios of docs/results.md (minutes)
-	$(BIN)/python -m benchmarks
+bench: setup     ## the speed ratios of docs/results.md, held against the kept ones (minutes)
+	$(BIN)/python -m benchmarks --against
+
+bench-long: setup   ## all models, SAND's variants, growth, memory at the size of Electronics (hours)
+	$(BIN)/python -m benchmarks models sand growth memory --json bench-long.json
 
 clean:           ## remove the virtual environment and what the demo wrote
 	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import ROOT
+from benchmarks.process import ROOT
 from triptych.data.arrays import IntArray
 from triptych.data.columns import Columns
 from triptych.data.dataset import Dataset
@@ -22,12 +22,17 @@ from triptych.preparation import prepare
 
 SEED = 7
 SIZES = ("baby", "sports", "electronics")
+WIDTHS = {"image": 4_096, "text": 384}
+"""Columns of generated features, those of the published ones."""
 
 _COUNTS = {  # users, items, interactions
     "baby": (19_445, 7_050, 160_792),
     "sports": (35_598, 18_357, 296_337),
     "electronics": (192_403, 63_001, 1_689_118),
+    "tiny": (300, 120, 3_000),
 }
+NAMES = tuple(_COUNTS)
+"""The sizes, and "tiny", at which nothing is measured but that a benchmark runs."""
 _LABELS = {"0": TRAIN, "1": TEST, "2": VALID}
 """What `x_label` means in the files of baby and sports: 1 and 2 are the other way round than MMRec's."""
 _LEAST = 5
@@ -76,7 +81,7 @@ def sized_split(size: str) -> Sized:
     one, to test and the rest, about 80 %, to training; other stand-ins are split 8:1:1.
 
     Args:
-        size: one of `SIZES`.
+        size: one of `NAMES`.
     """
     folder = Path(os.environ.get("TRIPTYCH_DATA", ROOT.parent / "shared" / "data")) / f"amazon-{size}"
     if size != "electronics" and (folder / "interactions.parquet").is_file():
@@ -99,27 +104,40 @@ def sized_split(size: str) -> Sized:
     return Sized(size, split, "generated")
 
 
+def with_features(split: Split, widths: Mapping[str, int] = WIDTHS) -> Split:
+    """Give each item random features of so many columns, float32, in the place of those there are."""
+    rng = np.random.default_rng(SEED)
+    features = {
+        name: ItemFeatures.dense(
+            rng.standard_normal((split.n_items, width), dtype=np.float32), source="generated"
+        )
+        for name, width in widths.items()
+    }
+    return replace(split, data=replace(split.data, features=features))
+
+
 def generate_interactions(
-    n_users: int, n_items: int, n_interactions: int, rng: np.random.Generator
+    n_users: int, n_items: int, n_interactions: int, rng: np.random.Generator, least: int = _LEAST
 ) -> Interactions:
     """Draw interactions of exactly the given counts, with few busy users and zipf-like popular items.
 
-    Each user has 5 interactions and a share of the rest that is drawn from a log-normal; each item
-    is given to 5 users, and the rest follow a power of the item's rank.
+    Each user has the least number of interactions and a share of the rest that is drawn from a log-normal;
+    each item is given to as many users, and the rest follow a power of the item's rank.
 
     Args:
         n_users: U.
         n_items: I.
-        n_interactions: E, at least 5 U and 5 I.
+        n_interactions: E, at least `least` times U and I.
         rng: is moved on.
+        least: interactions that every user and item has.
     """
     appetite = rng.lognormal(sigma=1.2, size=n_users)
-    extra = rng.choice(n_users, n_interactions - _LEAST * n_users, p=appetite / appetite.sum())
-    user = rng.permutation(np.concatenate([np.repeat(np.arange(n_users), _LEAST), extra]))
+    extra = rng.choice(n_users, n_interactions - least * n_users, p=appetite / appetite.sum())
+    user = rng.permutation(np.concatenate([np.repeat(np.arange(n_users), least), extra]))
     popularity = rng.permutation((np.arange(n_items) + 10.0) ** -0.9)
     reach = popularity.cumsum() / popularity.sum()
     item = np.searchsorted(reach, rng.random(n_interactions)).clip(max=n_items - 1)
-    item[: _LEAST * n_items] = np.tile(np.arange(n_items), _LEAST)
+    item[: least * n_items] = np.tile(np.arange(n_items), least)
     while len(again := _repeated(user * n_items + item)):
         item[again] = np.searchsorted(reach, rng.random(len(again))).clip(max=n_items - 1)
     return Interactions.from_ids(user, item)

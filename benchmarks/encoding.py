@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks import options
 from benchmarks.data import SEED
 from benchmarks.report import Case
 from benchmarks.timing import interleave, ratio
@@ -64,7 +65,7 @@ class Task(NamedTuple):
     bare: Callable[[], Matrix]
 
 
-def run(rounds: int) -> Iterator[Case]:
+def run(asked: options.Options) -> Iterator[Case]:
     """Measure each kind of encoder, if what it needs is installed."""
     for size, (extra, modules, set_up) in _TASKS.items():
         try:
@@ -73,7 +74,7 @@ def run(rounds: int) -> Iterator[Case]:
             yield Case("encoding", size, {"left out": error.found})
             continue
         with TemporaryDirectory() as folder:
-            yield measure(size, set_up(Path(folder)), Path(folder), rounds)
+            yield measure(size, set_up(Path(folder)), Path(folder), asked.rounds)
 
 
 def measure(size: str, task: Task, folder: Path, rounds: int) -> Case:

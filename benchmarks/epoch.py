@@ -8,22 +8,21 @@ the validation part, from the weights to the metrics.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.data import SEED, Sized, sized_split
+from benchmarks.options import Options
+from benchmarks.profiling import MATRIX_WORK, MarkedSampler, Profiled, mark_epoch_start
 from benchmarks.report import Case
 from benchmarks.timing import Timing, interleave
 from triptych.evaluation.ranking import evaluate_ranking
-from triptych.models.base import ModelInputs, Recommender, Triplets
+from triptych.models.base import ModelInputs
 from triptych.models.registry import create_model, make_config, model_entry
 from triptych.scorer import EmbeddingScorer
 from triptych.training.config import TrainConfig
-from triptych.training.sampler import TripletSampler
 from triptych.training.trainer import EpochRecord, Observer, Trainer, isolated_rng
 
 BATCH_SIZE, DIM = 2_048, 64
@@ -37,18 +36,13 @@ DEFINITION = (
     f"input ({DIM} columns): sparse products, dense products, optimiser, elementwise and gather; all else "
     "is not: sampling and batching, the epoch's own graph, operators on smaller tensors, Python and dispatch"
 )
-_SAMPLING, _EPOCH_START = "benchmark: sampling", "benchmark: epoch start"
-_SPARSE = ("aten::_embedding_bag", "aten::embedding_bag", "aten::_embedding_bag_forward_only")
-_DENSE = ("aten::mm", "aten::addmm", "aten::bmm")
-_OPTIMISER = ("aten::_fused_adam_",)
-MATRIX_WORK = ("sparse products", "dense products", "optimiser", "elementwise and gather")
 
 
-def run(rounds: int) -> Iterator[Case]:
+def run(options: Options) -> Iterator[Case]:
     """Measure both models on baby."""
     sized = sized_split("baby")
     for name in MODELS:
-        yield measure(sized, name, rounds)
+        yield measure(sized, name, options.rounds)
 
 
 def measure(sized: Sized, name: str, rounds: int) -> Case:
@@ -65,14 +59,15 @@ def measure(sized: Sized, name: str, rounds: int) -> Case:
 
     with isolated_rng(SEED, device):
         model = create_model(make_config(model_entry(name).config, {"embedding_dim": DIM}), inputs)
-        _mark_epoch_start(model)
+        mark_epoch_start(model)
         sampler = MarkedSampler(
             inputs.user, inputs.item, inputs.n_users, inputs.n_items,
             batch_size=BATCH_SIZE, negatives=model.negatives, seed=SEED,
         )  # fmt: skip
         result = Trainer(model, sampler, validate, config, device=device, observer=clock).run()
         evaluation = interleave({"evaluation": lambda: validate(model.scorer())}, rounds)["evaluation"]
-    shares = {place: seconds / clock.profiled_seconds for place, seconds in clock.shares().items()}
+    profiled = clock.profiled
+    shares = {place: seconds / profiled.lap.wall for place, seconds in profiled.seconds().items()}
     not_matrix = 1 - sum(shares[place] for place in MATRIX_WORK)
     facts: dict[str, Any] = {
         **sized.facts(),
@@ -98,10 +93,9 @@ class Clock(Observer):
 
     def __init__(self, first: int, last: int) -> None:
         self.timing = Timing(1)
-        self.profiled_seconds = 0.0
+        self.profiled = Profiled(DIM)
         self._first, self._last = first, last
         self._cpu = self._wall = 0.0
-        self._profile = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Note the epoch that is done, and start the clock again."""
@@ -109,70 +103,7 @@ class Clock(Observer):
             self.timing.cpu.append(time.process_time() - self._cpu)
             self.timing.wall.append(time.perf_counter() - self._wall)
         if record.epoch == self._last + 1:
-            self.profiled_seconds = time.perf_counter() - self._wall
-            self._profile.__exit__(None, None, None)
+            self.profiled.__exit__()
         if record.epoch == self._last:
-            self._profile.__enter__()
+            self.profiled.__enter__()
         self._cpu, self._wall = time.process_time(), time.perf_counter()
-
-    def shares(self) -> dict[str, float]:
-        """Say where the profiled epoch's wall seconds went."""
-        seconds: defaultdict[str, float] = defaultdict(float, dict.fromkeys(MATRIX_WORK, 0.0))
-        for event in self._profile.events() or ():
-            if event.name in (_SAMPLING, _EPOCH_START):
-                seconds[event.name.removeprefix("benchmark: ")] += event.cpu_time_total / 1e6
-            elif not _within_mark(event):
-                seconds[_place(event)] += event.self_cpu_time_total / 1e6
-        seconds["Python and dispatch"] += self.profiled_seconds - sum(seconds.values())
-        return dict(seconds)
-
-
-class MarkedSampler(TripletSampler):
-    """The library's sampler, whose time the profiler sees under a name of its own."""
-
-    def epoch(self) -> Iterator[Triplets]:
-        """Draw the batches of one epoch."""
-        batches = super().epoch()
-        while True:
-            with record_function(_SAMPLING):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-
-
-def _mark_epoch_start(model: Recommender) -> None:
-    own = model.epoch_steps
-
-    def marked(epoch: int) -> Any:
-        with record_function(_EPOCH_START):
-            return list(own(epoch))
-
-    model.epoch_steps = marked  # type: ignore[method-assign]
-
-
-def _within_mark(event: Any) -> bool:
-    return any(name in (_SAMPLING, _EPOCH_START) for name in _ancestry(event))
-
-
-def _ancestry(event: Any) -> Iterator[str]:
-    while event is not None:
-        yield event.name
-        event = event.cpu_parent
-
-
-def _place(event: Any) -> str:
-    """Name the kind of work that an event's own time, without that of the events in it, belongs to."""
-    name: str = event.name
-    if name in _SPARSE:
-        return MATRIX_WORK[0]
-    if name in _DENSE:
-        return MATRIX_WORK[1]
-    if name in _OPTIMISER:
-        return MATRIX_WORK[2]
-    if not name.startswith("aten::"):
-        return "Python and dispatch"
-    wide = any(len(shape) == 2 and shape[1] == DIM for shape in event.input_shapes)
-    # The profiler knows no shapes of lists; what a split's way back joins are parts of such matrices.
-    joined = name == "aten::cat" and any(of.startswith("Split") for of in _ancestry(event))
-    return MATRIX_WORK[3] if wide or joined else "operators on smaller tensors"

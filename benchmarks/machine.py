@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.process import ROOT
 
 
 def machine_facts() -> dict[str, Any]:

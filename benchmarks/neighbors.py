@@ -6,10 +6,7 @@ take 15.9 GB.
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from statistics import median
@@ -18,7 +15,9 @@ from typing import Any
 import torch
 
 from benchmarks.data import SEED
-from benchmarks.machine import ROOT, resident_bytes
+from benchmarks.machine import resident_bytes
+from benchmarks.options import Options
+from benchmarks.process import in_process, required
 from benchmarks.report import Case
 from benchmarks.timing import Timing
 from triptych.graph.neighbors import nearest_neighbors
@@ -29,9 +28,10 @@ TARGET_BYTES = 2_000_000_000
 MOST_ROUNDS = 3
 
 
-def run(rounds: int) -> Iterator[Case]:
+def run(options: Options) -> Iterator[Case]:
     """Measure in processes of their own, one after the other, at most three times."""
-    runs = [_spawn() for _ in range(min(rounds, MOST_ROUNDS))]
+    rounds = min(options.rounds, MOST_ROUNDS)
+    runs = [required(in_process("benchmarks.neighbors", threads=options.threads)) for _ in range(rounds)]
     timing = Timing(1, [one["cpu"] for one in runs], [one["wall"] for one in runs])
     peak = median(one["peak_bytes"] for one in runs)
     facts = {
@@ -47,17 +47,9 @@ def run(rounds: int) -> Iterator[Case]:
     yield Case("neighbors", f"{N_ITEMS:,} x {DIM}", facts, {"triptych": timing})
 
 
-def _spawn() -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.neighbors", "--threads", str(torch.get_num_threads())]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    measured: dict[str, Any] = json.loads(done.stdout)
-    return measured
-
-
-def _measure_here(n_threads: int) -> dict[str, Any]:
+def _measure_here() -> dict[str, Any]:
     from triptych.files import hash_arrays
 
-    torch.set_num_threads(n_threads)
     features = _generate_features()
     torch.mm(features[:64], features[:64].T).topk(K)  # load the libraries' code before the memory is measured
     data_hash = hash_arrays(features.numpy())
@@ -83,6 +75,4 @@ def _generate_features() -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--threads", type=int, default=1)
-    print(json.dumps(_measure_here(parser.parse_args().threads)))
+    print(json.dumps(_measure_here()))

@@ -6,9 +6,9 @@
 
 Each measurement is a process of its own, theirs and ours in turns. Both get the same split and the same
 generated features (4,096 columns for images, 384 for texts, the sizes of the real ones), batches of 2,048,
-vectors of 64, the settings below. An epoch is what it begins with, plus its first batch, plus the median of
-the next ones times their number: all from the sampler to the optimiser's step. Evaluation ranks all items
-for validation and test once each.
+vectors of 64, the settings below; ours once more with `precision` bf16, which MMRec does not have. An epoch
+is what it begins with, plus its first batch, plus the median of the next ones times their number: all from
+the sampler to the optimiser's step. Evaluation ranks all items for validation and test once each.
 
 MMRec as published does not run on current libraries: calls that numpy and scipy have dropped, and
 `.cuda()`, are put back while it is loaded; what it computes stays as it is. Where raw features learn, a row
@@ -20,23 +20,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.process import NotMeasured, in_process
+from benchmarks.timing import Stopwatch, Timed, epoch_of
+
 BATCH_SIZE, DIM = 2_048, 64
-WIDTHS = {"image": 4_096, "text": 384}
 LENGTHS = [5, 10, 20, 50]
+SIDES = ("theirs", "ours", "bf16")
+WHATS, IN_BF16 = ("epoch", "evaluation", "setup", "peak"), ("epoch", "peak")
 LATER = 6
 """Batches that are measured after the first."""
 
@@ -107,79 +107,14 @@ PAIRS = {
 }  # fmt: skip
 
 
-class Stopwatch:
-    """CPU seconds of this process between calls."""
-
-    def __init__(self) -> None:
-        self.last = time.process_time()
-
-    def lap(self) -> float:
-        """Say how long it was since the last call, or since this was made."""
-        before, self.last = self.last, time.process_time()
-        return self.last - before
-
-
-class Timed:
-    """Passes on the first batches of an epoch, and notes how long each takes from one to the next."""
-
-    def __init__(self, batches: Any, n: int) -> None:
-        self.batches, self.n, self.seconds = batches, n, list[float]()
-
-    def __iter__(self) -> Iterator[Any]:
-        watch = Stopwatch()
-        for batch in islice(self.batches, self.n):
-            yield batch
-            self.seconds.append(watch.lap())
-
-
-def epoch_seconds(start: float, batches: list[float], n_batches: int) -> float:
-    """Put together an epoch from its beginning and some of its batches."""
-    return start + batches[0] + (n_batches - 1) * median(batches[1:])
-
-
-def measure_ours(pair: Pair, folder: Path) -> dict[str, float]:
+def measure_ours(pair: Pair, folder: Path, precision: str) -> dict[str, float]:
     """Train the first batches of an epoch here, and evaluate."""
-    import torch
+    from benchmarks.training import EPOCH, Job, measure
 
-    from triptych.data.dataset import Dataset
-    from triptych.data.split import Split
-    from triptych.evaluation.ranking import evaluate_ranking
-    from triptych.models.base import ModelInputs
-    from triptych.models.registry import create_model, make_config, model_entry
-    from triptych.training.config import TrainConfig
-    from triptych.training.sampler import TripletSampler
-    from triptych.training.trainer import LossLog, Trainer, isolated_rng
-
-    cpu = torch.device("cpu")
-    split = Split.by_label(Dataset.load(folder / "ours"))
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which imports much, once
-    watch = Stopwatch()
-    with isolated_rng(1, cpu):
-        inputs = ModelInputs.from_split(split.without_test())
-        model = create_model(make_config(model_entry(pair.ours).config, pair.our_settings), inputs)
-        sampler = TripletSampler(
-            inputs.user, inputs.item, inputs.n_users, inputs.n_items,
-            batch_size=BATCH_SIZE, negatives=model.negatives, seed=1,
-        )  # fmt: skip
-        n_batches = sampler.n_batches
-        trainer = Trainer(model, sampler, lambda _: {}, TrainConfig(batch_size=BATCH_SIZE), device=cpu)
-        setup = watch.lap()
-        model.train()
-        trainer._drive(model.epoch_steps(1), LossLog())
-        start = watch.lap()
-        timed = Timed(sampler.epoch(), 1 + LATER)
-        for batch in timed:
-            trainer._drive(model.batch_steps(batch), LossLog())
-        watch.lap()
-        scorer = model.scorer()
-        for part in ("valid", "test"):
-            evaluate_ranking(scorer, split, part, LENGTHS)
-        evaluation = watch.lap()
-    return {
-        "setup": setup,
-        "epoch": epoch_seconds(start, timed.seconds, n_batches),
-        "evaluation": evaluation,
-    }
+    settings = {"embedding_dim": DIM, "batch_size": BATCH_SIZE, "precision": precision, **pair.our_settings}
+    job = Job(pair.ours, settings, batches=LATER, parts=("valid", "test"), lengths=LENGTHS)
+    laps = measure(job, folder / "ours")["laps"]
+    return {"setup": laps["set-up"].cpu, "epoch": laps[EPOCH].cpu, "evaluation": laps["evaluation"].cpu}
 
 
 def measure_peer(pair: Pair, folder: Path, peer: Path) -> dict[str, float]:
@@ -233,9 +168,9 @@ def measure_peer(pair: Pair, folder: Path, peer: Path) -> dict[str, float]:
         trainer.evaluate(part)
     evaluation = watch.lap()
     return {
-        "setup": setup,
-        "epoch": epoch_seconds(start, timed.seconds, n_batches),
-        "evaluation": evaluation,
+        "setup": setup.cpu,
+        "epoch": epoch_of(start, timed.laps, n_batches).cpu,
+        "evaluation": evaluation.cpu,
     }
 
 
@@ -275,22 +210,15 @@ def write_data(folder: Path, size: str) -> dict[str, Any]:
     """Put the split into a folder, once for each toolbox; say what is in it."""
     import scipy.sparse
 
-    from benchmarks.data import sized_split
+    from benchmarks.data import sized_split, with_features
     from triptych.data.dataset import Dataset
     from triptych.data.export import export_mmrec
-    from triptych.data.features import ItemFeatures
     from triptych.data.split import Split
 
     sized = sized_split(size)
-    split, rng = sized.split, np.random.default_rng(7)
-    features = {
-        name: ItemFeatures.dense(
-            rng.standard_normal((split.n_items, width), dtype=np.float32), source="generated"
-        )
-        for name, width in WIDTHS.items()
-    }
+    split = with_features(sized.split)
     labelled = split.data.interactions.with_label(split.part)
-    data = Dataset("theirs", labelled, split.data.item_table, features)
+    data = Dataset("theirs", labelled, split.data.item_table, split.data.features)
     data.save(folder / "ours")
     export_mmrec(data, folder / "theirs", split=Split.by_label(data))
     shape, ones = (split.n_users, split.n_items), np.ones(len(split.train))
@@ -318,7 +246,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--once", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--once", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.once:
@@ -331,53 +259,56 @@ def main() -> None:
         measured: dict[str, dict[str, list[dict[str, float]]]] = {}
         for _ in range(arguments.rounds):
             for pair in arguments.pairs or PAIRS:
-                for side in ("theirs", "ours"):
+                for side in SIDES:
                     found = _in_process(arguments, pair, side, Path(name))
                     measured.setdefault(pair, {}).setdefault(side, []).append(found)
                 print(_line(pair, measured[pair]), flush=True)
                 if arguments.json:
                     report = {"machine": machine_facts(), **facts, "models": measured}
                     arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print("\n| model |" + "".join(f" {what} theirs | ours | ratio |" for what in WHATS))
-    print("|---|" + "---|" * (3 * len(WHATS)))
+    columns = [f"{what}: theirs | ours | ratio" for what in WHATS] + [
+        f"{what}, bf16 | ratio" for what in IN_BF16
+    ]
+    print("\n| model | " + " | ".join(columns) + " |")
+    print("|---|" + "---|" * (3 * len(WHATS) + 2 * len(IN_BF16)))
     for pair, sides in measured.items():
         print(_line(pair, sides))
-    for what in WHATS:
-        ratios = [
-            _median(sides["theirs"], what) / _median(sides["ours"], what) for sides in measured.values()
-        ]
-        print(f"{what}: median of {len(ratios)} ratios {median(ratios):.1f}, lowest {min(ratios):.1f}")
-
-
-WHATS = ("epoch", "evaluation", "setup", "peak")
+    for side, whats in (("ours", WHATS), ("bf16", IN_BF16)):
+        for what in whats:
+            ratios = [
+                _median(sides["theirs"], what) / _median(sides[side], what) for sides in measured.values()
+            ]
+            told = f"median of {len(ratios)} ratios {median(ratios):.1f}, lowest {min(ratios):.1f}"
+            print(f"{what}, {side}: {told}")
 
 
 def _measure_once(arguments: argparse.Namespace) -> None:
-    import torch
-
     from benchmarks.machine import resident_bytes
 
-    torch.set_num_threads(arguments.threads)
     (name,) = arguments.pairs
-    if arguments.once == "ours":
-        found = measure_ours(PAIRS[name], arguments.folder)
-    else:
+    if arguments.once == "theirs":
         found = measure_peer(PAIRS[name], arguments.folder, arguments.peer)
+    else:
+        from triptych.memory import keep_freed_memory
+
+        keep_freed_memory()  # as the `triptych` command does
+        precision = "bf16" if arguments.once == "bf16" else "fp32"
+        found = measure_ours(PAIRS[name], arguments.folder, precision)
     print(json.dumps(found | {"peak": resident_bytes("VmHWM") / 2**20}))
 
 
 def _in_process(arguments: argparse.Namespace, pair: str, side: str, folder: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.peer", str(arguments.peer.resolve()), pair, "--once", side]
-    command += ["--folder", str(folder), "--threads", str(arguments.threads)]
     for kept in (folder / "theirs").glob("*.pt"):
         kept.unlink()  # an item graph that MMRec keeps for the next time would be no set-up
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
-    if side == "ours":
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
+    if side != "theirs":
         environment["THP_MEM_ALLOC_ENABLE"] = "1"  # as the `triptych` command does
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{pair}, {side}:\n{done.stderr[-3000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found = in_process(
+        "benchmarks.peer", str(arguments.peer.resolve()), pair, "--once", side, "--folder", str(folder),
+        threads=arguments.threads, environment=environment,
+    )  # fmt: skip
+    if isinstance(found, NotMeasured):
+        sys.exit(f"{pair}, {side}:\n{found.reason}")
     return found
 
 
@@ -387,10 +318,12 @@ def _median(found: list[dict[str, float]], what: str) -> float:
 
 def _line(pair: str, sides: Mapping[str, list[dict[str, float]]]) -> str:
     cells = []
-    for what in WHATS:
-        theirs, ours = (_median(sides[side], what) for side in ("theirs", "ours"))
-        shown = "{:,.0f}" if what == "peak" else "{:.2f}"
-        cells += [shown.format(theirs), shown.format(ours), f"{theirs / ours:.1f}"]
+    for side, whats in (("ours", WHATS), ("bf16", IN_BF16)):
+        for what in whats:
+            theirs, ours = (_median(sides[each], what) for each in ("theirs", side))
+            shown = "{:,.0f}" if what == "peak" else "{:.2f}"
+            both = [shown.format(theirs)] if side == "ours" else []
+            cells += [*both, shown.format(ours), f"{theirs / ours:.1f}"]
     return f"| {pair} | " + " | ".join(cells) + " |"
 
 

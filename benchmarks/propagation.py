@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.data import SEED, Sized, sized_splits
+from benchmarks.options import Options
 from benchmarks.report import Case
 from benchmarks.timing import interleave, ratio
 from triptych.graph.bipartite import bipartite_graph
@@ -26,10 +27,10 @@ TARGET = 4.0
 OURS, SUMMED, STACKED = "triptych", "COO, running sum", "COO, stacked layers"
 
 
-def run(rounds: int) -> Iterator[Case]:
+def run(options: Options) -> Iterator[Case]:
     """Measure all sizes."""
     for sized in sized_splits():
-        yield measure(sized, rounds)
+        yield measure(sized, options.rounds)
 
 
 def measure(sized: Sized, rounds: int) -> Case:

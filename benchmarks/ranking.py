@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.data import SEED, Sized, only_test_of, sized_splits
+from benchmarks.options import Options
 from benchmarks.report import Case
 from benchmarks.timing import interleave, ratio
 from triptych.evaluation.ranking import BLOCK_SIZE, evaluate_ranking
@@ -25,10 +26,10 @@ MOST_USERS = {"electronics": 8_192}
 OURS, PRODUCT, TOP = "triptych", "product", "product + topk"
 
 
-def run(rounds: int) -> Iterator[Case]:
+def run(options: Options) -> Iterator[Case]:
     """Measure all sizes."""
     for sized in sized_splits():
-        yield measure(sized, rounds)
+        yield measure(sized, options.rounds)
 
 
 def measure(sized: Sized, rounds: int) -> Case:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -21,7 +19,9 @@ import numpy as np
 import polars as pl
 
 from benchmarks.data import SEED
-from benchmarks.machine import ROOT, resident_bytes
+from benchmarks.machine import resident_bytes
+from benchmarks.options import Options
+from benchmarks.process import in_process, required
 from benchmarks.report import Case
 from benchmarks.timing import Timing, interleave, ratio
 from triptych.data.columns import Columns
@@ -43,12 +43,12 @@ TARGET_BYTES = 6_000_000_000
 OURS, PANDAS, POLARS = "triptych", "pandas.read_csv", "polars.read_csv"
 
 
-def run(rounds: int) -> Iterator[Case]:
+def run(options: Options) -> Iterator[Case]:
     """Measure seconds on the smaller file, then memory on the larger one."""
     with TemporaryDirectory() as folder:
-        yield measure(write_ratings(Path(folder) / "ratings.csv", N_ROWS), rounds)
+        yield measure(write_ratings(Path(folder) / "ratings.csv", N_ROWS), options.rounds)
     with TemporaryDirectory() as folder:
-        yield _measure_memory(write_ratings(Path(folder) / "ratings.csv", N_ROWS_LARGE))
+        yield _measure_memory(write_ratings(Path(folder) / "ratings.csv", N_ROWS_LARGE), options.threads)
 
 
 def measure(path: Path, rounds: int) -> Case:
@@ -76,11 +76,9 @@ def measure(path: Path, rounds: int) -> Case:
     )
 
 
-def _measure_memory(path: Path) -> Case:
+def _measure_memory(path: Path, threads: int) -> Case:
     """Go the same way once in a process of its own, and look at its peak."""
-    command = [sys.executable, "-m", "benchmarks.reading", str(path)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    measured: dict[str, Any] = json.loads(done.stdout)
+    measured = required(in_process("benchmarks.reading", str(path), threads=threads))
     peak = measured["peak_bytes"]
     facts = {
         **_file_facts(path, N_ROWS_LARGE),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.data import SEED, Sized, sized_splits
+from benchmarks.options import Options
 from benchmarks.report import Case
 from benchmarks.timing import interleave, ratio
 from triptych.training.sampler import TripletSampler
@@ -33,10 +34,10 @@ OURS, SAMPLE, CHOICE, LEAN = (
 )
 
 
-def run(rounds: int) -> Iterator[Case]:
+def run(options: Options) -> Iterator[Case]:
     """Measure all sizes."""
     for sized in sized_splits():
-        yield measure(sized, rounds)
+        yield measure(sized, options.rounds)
 
 
 def measure(sized: Sized, rounds: int) -> Case:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ LIMIT = "TRIPTYCH_MEMORY_LIMIT"
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _UNITS |= {f"{unit}I": 1024**power for power, unit in enumerate(_UNITS) if unit}
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Numbers of glibc's malloc.h."""
 
 _limit: ContextVar[int | None] = ContextVar("memory limit", default=None)
 
@@ -61,6 +65,20 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def keep_freed_memory() -> None:
+    """Let this process take up again what it has freed, up to 1 GiB, rather than hand it back to the system.
+
+    A training step frees and takes the same megabytes many times over, and each time the system would
+    clear them anew: fitting SAND's bounds takes 2.3 times as long then. Arrays above 32 MiB are handed
+    back as ever.
+    Does something where the C library is glibc, and nothing elsewhere.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, 1 << 30)
+        mallopt(_MMAP_THRESHOLD, 1 << 25)
 
 
 def require_memory(needed: int, free: int, what: str, *, fix: str) -> None:

@@ -17,5 +17,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where a terminal knows ASCII only
     from triptych.cli.app import run
+    from triptych.memory import keep_freed_memory
+
+    keep_freed_memory()
 
     sys.exit(run(sys.argv[1:]))
