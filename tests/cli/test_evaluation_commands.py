@@ -41,9 +41,14 @@ def test_beyond_stands_beside_accuracy(call, shop: Path, trained: Path):
     assert called.status == 0, called.stdout
     found = measure_beyond(load(trained), Dataset.load(shop), (2, 5), groups="category")
     assert called.json["beyond"] == json.loads(found.model_dump_json())
-    assert {"coverage@2", "gini@5", "popularity_lift@2", "diversity_image@5"} <= called.json["beyond"][
-        "figures"
-    ].keys()
+    figures = called.json["beyond"]["figures"]
+    assert {
+        "coverage@2",
+        "gini@5",
+        "popularity_lift@2",
+        "diversity_image@5",
+        "share_image@2",
+    } <= figures.keys()
     plain = call("evaluate", trained, "-k", "2,5", "--json")
     assert "beyond" not in plain.json
     assert plain.json["metrics"] == called.json["metrics"]

@@ -38,10 +38,13 @@ from triptych.evaluation.beyond import (
     recall_by_popularity,
 )
 from triptych.evaluation.ranking import Ranking, evaluate_ranking, find_hits, rank_lists
+from triptych.models.base import ModelInputs
 from triptych.runs import beyond as runs_beyond
 from triptych.runs import train
 from triptych.runs.beyond import measure_beyond
+from triptych.runs.rebuild import rebuild
 from triptych.scorer import Embeddings, EmbeddingScorer
+from triptych.testing import toy_dataset
 from triptych.training.config import TrainConfig
 
 NAN = math.nan
@@ -513,6 +516,7 @@ def test_a_run_is_measured_as_its_lists_are(run, on):
     assert found.without == {
         "diversity_bought": "given as an item graph alone, which has no directions",
         "diversity_sound": "no list holds two items that have it",
+        "share": "mf-bpr knows behaviour alone",
     }
     assert type(found).model_validate_json(found.model_dump_json()) == found
 
@@ -520,7 +524,10 @@ def test_a_run_is_measured_as_its_lists_are(run, on):
 def test_without_data_there_is_no_diversity_and_it_says_so(run):
     found = measure_beyond(run, k=(6,), masked="train+valid")
     assert [name for name in found.figures if name.startswith("diversity")] == []
-    assert found.without == {"diversity": "a run keeps no features; give the data set that it was trained on"}
+    assert found.without == {
+        "diversity": "a run keeps no features; give the data set that it was trained on",
+        "share": "mf-bpr knows behaviour alone",
+    }
     users = np.unique(run.split.test.user)
     lists = rank_lists(run.scorer, run.split, users, 6, masked="train+valid")
     assert found.figures == measure_lists(lists, users, run.split, features={})
@@ -533,6 +540,39 @@ def test_histories_and_lists_are_compared_by_a_column(run):
     lists = rank_lists(run.scorer, run.split, users, 6)
     assert found.figures == pytest.approx(measure_lists(lists, users, run.split, features={}, groups=numbers))
     assert found.groups == "category"
+
+
+def test_scores_of_listed_items_are_shared_out_among_modalities():
+    split = Split.by_ratio(toy_dataset(30, 24), rng=0)
+    config = TrainConfig(epochs=2, batch_size=64, metric="recall@2")
+
+    def measured(model, data=split.data, **settings):
+        run = train(model, split, seed=1, config=config, k=(2,), device="cpu", settings=settings)
+        return run, measure_beyond(run, data, (2, 6))
+
+    run, found = measured("vbpr", embedding_dim=8)
+    parts = rebuild(run, ModelInputs.from_split(split)).score_parts()
+    users = np.unique(split.test.user)
+    for k in (2, 6):
+        each = [
+            {name: (of.users[user] @ of.items[item]).item() for name, of in parts.items()}
+            for user, listed in zip(users, rank_lists(run.scorer, split, users, k), strict=True)
+            for item in listed
+        ]
+        for name in ("behaviour", "image", "text"):
+            share = np.mean([one[name] / sum(map(abs, one.values())) for one in each])
+            assert found.figures[f"share_{name}@{k}"] == pytest.approx(share, abs=1e-5)
+    assert found.without == {}
+
+    for model, data, why in (
+        ("vbpr", None, "a run keeps no features"),
+        ("vbpr", toy_dataset(30, 24, seed=9), "the run was trained on toy of hash"),
+        ("freedom", split.data, "the scores of freedom are no sum by modality"),
+        ("lightgcn", None, "lightgcn knows behaviour alone"),
+    ):
+        _, found = measured(model, data)
+        assert [name for name in found.figures if name.startswith("share")] == []
+        assert why in found.without["share"]
 
 
 def test_what_a_run_cannot_be_measured_by_is_refused(run, monkeypatch):

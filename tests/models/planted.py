@@ -88,6 +88,22 @@ def unit(rows: torch.Tensor) -> torch.Tensor:
     return torch.where(squares > 0, rows / torch.where(squares > 0, squares, 1).sqrt(), 0)
 
 
+def linear(part: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """Apply a linear map, with a bias or without."""
+    return x @ part.weight.T if part.bias is None else x @ part.weight.T + part.bias
+
+
+def away(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The mean of 1 - cos, row by row."""
+    return (1 - (a * b).sum(1) / (a.pow(2).sum(1) * b.pow(2).sum(1)).sqrt()).mean()
+
+
+def spelled_out(model: Recommender) -> np.ndarray:
+    """What having an item adds to another's score, (I, I), of a model that ranks by that."""
+    scorer = model.scorer()
+    return torch.stack([scorer.item_similarities(item) for item in range(model.n_items)]).double().numpy()
+
+
 def nearest(rows: torch.Tensor, k: int, known: torch.Tensor) -> torch.Tensor:
     """The k largest cosines of each of the known rows with each other, (I, I); zero elsewhere."""
     cosines = (unit(rows) @ unit(rows).T).where(known & known[:, None], -2.0)

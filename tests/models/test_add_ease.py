@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from planted import interactions, spelled_out
 
 from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
@@ -37,12 +38,6 @@ def build(split: Split, **settings) -> AddEASE:
     return create_model(AddEASEConfig(**settings), ModelInputs.from_split(split))
 
 
-def spelled_out(model) -> np.ndarray:
-    scorer = model.scorer()
-    rows = [scorer.item_similarities(item) for item in range(model.n_items)]
-    return torch.stack(rows).double().numpy()
-
-
 def ease(observations: np.ndarray, reg: float) -> np.ndarray:
     """argmin |O - O B|^2 + reg |B|^2 with diag(B) = 0, column by column from the other columns."""
     n = observations.shape[1]
@@ -52,12 +47,6 @@ def ease(observations: np.ndarray, reg: float) -> np.ndarray:
         rest = observations[:, others]
         b[others, item] = np.linalg.solve(rest.T @ rest + reg * np.eye(n - 1), rest.T @ observations[:, item])
     return b
-
-
-def interactions(split: Split) -> np.ndarray:
-    x = np.zeros((split.n_users, split.n_items))
-    x[split.train.user, split.train.item] = 1
-    return x
 
 
 def content(split: Split, weights: dict[str, float]) -> np.ndarray:
@@ -80,7 +69,7 @@ def test_weights_are_those_of_the_two_regressions(
         split, reg_weight=3.0, content_reg_weight=0.4, content_share=0.3, modalities=modalities,
         modality_weights=shares, rank=rank,
     )  # fmt: skip
-    expected = 0.7 * ease(interactions(split), 3.0) + 0.3 * ease(content(split, shares), 0.4)
+    expected = 0.7 * ease(interactions(split).numpy(), 3.0) + 0.3 * ease(content(split, shares), 0.4)
     np.testing.assert_allclose(spelled_out(model), expected, atol=2e-5)
 
 
@@ -88,7 +77,7 @@ def test_an_item_without_content_is_spoken_for_by_interactions_alone(split: Spli
     bare = np.flatnonzero(~split.data.features["text"].present)
     assert len(bare) == 1
     b = spelled_out(build(split, reg_weight=3.0, content_share=0.3, modalities=("text",)))
-    expected = 0.7 * ease(interactions(split), 3.0)
+    expected = 0.7 * ease(interactions(split).numpy(), 3.0)
     np.testing.assert_allclose(b[bare], expected[bare], atol=1e-5)
     np.testing.assert_allclose(b[:, bare], expected[:, bare], atol=1e-5)
 

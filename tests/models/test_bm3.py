@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from planted import adjacency, check_mixed_precision, graph_alone, mean_of_layers, toy_split, with_features
+from planted import (
+    adjacency,
+    away,
+    check_mixed_precision,
+    graph_alone,
+    mean_of_layers,
+    toy_split,
+    with_features,
+)
 
 from triptych.data.split import Split
 from triptych.errors import ConfigError
@@ -37,11 +45,6 @@ def build(split: Split, **settings) -> BM3:
     torch.manual_seed(0)
     config = {"embedding_dim": 4, "modalities": ("image", "text"), "dropout": 0.0} | settings
     return BM3(BM3Config(**config), ModelInputs.from_split(split))
-
-
-def away(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The mean of 1 - cos, row by row."""
-    return (1 - (a * b).sum(1) / (a.pow(2).sum(1) * b.pow(2).sum(1)).sqrt()).mean()
 
 
 def plain_losses(model: BM3, split: Split, batch: Triplets) -> tuple[dict, dict]:

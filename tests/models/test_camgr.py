@@ -10,8 +10,10 @@ from planted import (
     check_mixed_precision,
     graph_alone,
     interactions,
+    linear,
     links,
     toy_split,
+    unit,
     with_features,
 )
 
@@ -47,10 +49,6 @@ def build(split: Split, **settings) -> CAmgr:
     torch.manual_seed(0)
     config = CAmgrConfig(**{"embedding_dim": 4, "n_neighbors": 3, "modalities": ("image", "text")} | settings)
     return CAmgr(config, ModelInputs.from_split(split)).double()
-
-
-def linear(part: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    return x @ part.weight.T if part.bias is None else x @ part.weight.T + part.bias
 
 
 def mean_rows(matrix: torch.Tensor) -> torch.Tensor:
@@ -142,11 +140,6 @@ def dense_fused(model: CAmgr, split: Split, asking: int) -> torch.Tensor:
         distincts.append(refined(block.refine_distinct, distinct) * either)
     gates = [torch.sigmoid(linear(gate.ask, ids)) for gate in (model.gate_common, model.gate_distinct)]
     return (gates[0] * sum(commons) + gates[1] * sum(distincts)) / len(others) / 2
-
-
-def unit(rows: torch.Tensor) -> torch.Tensor:
-    square = rows.square().sum(1, keepdim=True)
-    return rows / torch.where(square > 0, square, 1).sqrt()
 
 
 def dense_losses(model: CAmgr, split: Split, batch: Triplets, asking: int) -> dict[str, torch.Tensor]:

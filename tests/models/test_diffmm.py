@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from planted import graph_alone, interactions, toy_split, with_features
+from planted import graph_alone, interactions, toy_split, unit, with_features
 
 from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
@@ -78,11 +78,6 @@ def looped(rows: torch.Tensor) -> torch.Tensor:
     adjacency[n_users:, :n_users] += rows.T
     scale = adjacency.sum(1).rsqrt()
     return scale[:, None] * adjacency * scale
-
-
-def unit(rows: torch.Tensor) -> torch.Tensor:
-    squared = rows.pow(2).sum(1, keepdim=True)
-    return rows / squared.where(squared > 0, 1).sqrt()
 
 
 def plain_contents(model: DiffMM, split: Split) -> list[torch.Tensor]:

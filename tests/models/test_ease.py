@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from planted import interactions, spelled_out
 
 from triptych.data.split import Split
 from triptych.errors import ConfigError
@@ -36,22 +37,10 @@ def build(split: Split, **settings) -> EASE:
     return create_model(EASEConfig(**settings), ModelInputs.from_split(split))
 
 
-def interactions(split: Split) -> np.ndarray:
-    x = np.zeros((split.n_users, split.n_items))
-    x[split.train.user, split.train.item] = 1
-    return x
-
-
-def spelled_out(model) -> np.ndarray:
-    scorer = model.scorer()
-    rows = [scorer.item_similarities(item) for item in range(model.n_items)]
-    return torch.stack(rows).double().numpy()
-
-
 @pytest.mark.parametrize("rank", [None, 11, 50])
 @pytest.mark.parametrize("reg", [0.7, 30.0])
 def test_weights_are_the_closed_form_and_solve_the_problem(split: Split, reg: float, rank: int | None):
-    x, b = interactions(split), spelled_out(build(split, reg_weight=reg, rank=rank))
+    x, b = interactions(split).numpy(), spelled_out(build(split, reg_weight=reg, rank=rank))
     p = np.linalg.inv(x.T @ x + reg * np.eye(11))
     expected = -p / np.diag(p)
     np.fill_diagonal(expected, 0)
@@ -67,7 +56,7 @@ def test_users_are_scored_by_the_sum_over_their_items(split: Split, rank: int | 
     kind = DenseWeights if rank is None else LowRankWeights
     assert isinstance(model.scorer().weights, kind)
     scores = model.scorer().score(torch.arange(split.n_users))
-    np.testing.assert_allclose(scores, interactions(split) @ spelled_out(model), atol=1e-5)
+    np.testing.assert_allclose(scores, interactions(split).numpy() @ spelled_out(model), atol=1e-5)
 
 
 def test_every_setting_counts(split: Split):

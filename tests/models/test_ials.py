@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from planted import interactions
 
 from triptych.data.split import Split
 from triptych.models import ials
@@ -30,12 +31,6 @@ def split() -> Split:
 def build(split: Split, **settings) -> IALS:
     torch.manual_seed(0)
     return create_model(IALSConfig(**{"embedding_dim": 5, **settings}), ModelInputs.from_split(split))
-
-
-def interactions(split: Split) -> np.ndarray:
-    x = np.zeros((split.n_users, split.n_items))
-    x[split.train.user, split.train.item] = 1
-    return x
 
 
 def regularisation(counts: np.ndarray, n_others: int, config: IALSConfig) -> np.ndarray:
@@ -72,7 +67,7 @@ def objective(x: np.ndarray, users: np.ndarray, items: np.ndarray, config: IALSC
 def test_an_epoch_solves_for_users_then_for_items(split: Split, exponent: float, block: int, monkeypatch):
     monkeypatch.setattr(ials, "_BLOCK", block)
     model = build(split, unobserved_weight=0.3, reg_weight=0.05, reg_exponent=exponent, init_scale=1.0)
-    x, items = interactions(split), model.items.double().numpy()
+    x, items = interactions(split).numpy(), model.items.double().numpy()
     assert list(model.epoch_steps(1)) == []
     users = best(x, items, model.config)
     np.testing.assert_allclose(model.users, users, atol=1e-5)
@@ -81,7 +76,7 @@ def test_an_epoch_solves_for_users_then_for_items(split: Split, exponent: float,
 
 def test_the_objective_never_grows(split: Split):
     model = build(split, unobserved_weight=0.1, reg_weight=0.01, init_scale=1.0)
-    x = interactions(split)
+    x = interactions(split).numpy()
     values = []
     for epoch in range(1, 12):
         values.append(objective(x, model.users.double().numpy(), model.items.double().numpy(), model.config))

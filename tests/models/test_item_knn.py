@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from planted import spelled_out
 
 from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures, ItemGraph
@@ -31,11 +32,6 @@ class TestItemKNNOfManyNeighbors(ScoringContract):
 
 def build(split: Split, **settings) -> ItemKNN:
     return create_model(ItemKNNConfig(**settings), ModelInputs.from_split(split))
-
-
-def spelled_out(model) -> np.ndarray:
-    scorer = model.scorer()
-    return torch.stack([scorer.item_similarities(item) for item in range(model.n_items)]).double().numpy()
 
 
 def plane(features: dict[str, ItemFeatures]) -> Split:

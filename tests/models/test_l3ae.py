@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from planted import interactions, spelled_out
 
 from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
@@ -32,18 +33,6 @@ def split() -> Split:
 def build(split: Split, config=None, **settings) -> L3AE:
     torch.manual_seed(0)
     return create_model(config or L3AEConfig(**settings), ModelInputs.from_split(split))
-
-
-def spelled_out(model) -> np.ndarray:
-    scorer = model.scorer()
-    rows = [scorer.item_similarities(item) for item in range(model.n_items)]
-    return torch.stack(rows).double().numpy()
-
-
-def interactions(split: Split) -> np.ndarray:
-    x = np.zeros((split.n_users, split.n_items))
-    x[split.train.user, split.train.item] = 1
-    return x
 
 
 def unit_columns(split: Split, modality: str) -> np.ndarray:
@@ -72,7 +61,10 @@ def test_weights_solve_both_problems(
     model = build(
         split, reg_weight=reg, content_reg_weight=0.4, content_pull=pull, modalities=modalities, rank=rank
     )
-    x, s = interactions(split), np.concatenate([unit_columns(split, modality) for modality in modalities])
+    x, s = (
+        interactions(split).numpy(),
+        np.concatenate([unit_columns(split, modality) for modality in modalities]),
+    )
     s = s / np.sqrt(len(modalities))  # equal shares
     c = solve(s.T @ s, 0.4, 0.0, np.zeros((11, 11)))
     b = spelled_out(model)
@@ -82,7 +74,7 @@ def test_weights_solve_both_problems(
 
 
 def test_it_is_the_form_of_the_authors(split: Split):
-    x, s = interactions(split), unit_columns(split, "text")
+    x, s = interactions(split).numpy(), unit_columns(split, "text")
     p1 = np.linalg.inv(s.T @ s + 0.4 * np.eye(11))
     c = -p1 / np.diag(p1)
     np.fill_diagonal(c, 0)

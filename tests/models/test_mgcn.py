@@ -10,6 +10,7 @@ from planted import (
     check_mixed_precision,
     graph_alone,
     interactions,
+    linear,
     mean_of_layers,
     toy_split,
     with_features,
@@ -46,10 +47,6 @@ def build(split: Split, **settings) -> MGCN:
     torch.manual_seed(0)
     config = MGCNConfig(**{"embedding_dim": 4, "n_neighbors": 3, "modalities": ("image", "text")} | settings)
     return MGCN(config, ModelInputs.from_split(split)).double()
-
-
-def linear(part: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    return x @ part.weight.T if part.bias is None else x @ part.weight.T + part.bias
 
 
 def item_graph(split: Split, modality: str, k: int) -> torch.Tensor:

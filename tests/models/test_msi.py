@@ -8,7 +8,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from planted import adjacency, check_mixed_precision, graph_alone, mean_of_layers, toy_split, with_features
+from planted import (
+    adjacency,
+    away,
+    check_mixed_precision,
+    graph_alone,
+    mean_of_layers,
+    toy_split,
+    with_features,
+)
 from torch.distributions import Independent, Normal, kl_divergence
 
 from triptych.data.features import ItemFeatures
@@ -58,11 +66,6 @@ def light_gcn(
 ) -> tuple[torch.Tensor, ...]:
     nodes = mean_of_layers(adjacency(split), torch.cat([users, items]), n_layers)
     return nodes.split([split.n_users, split.n_items])
-
-
-def away(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The mean of 1 - cos, row by row."""
-    return (1 - (a * b).sum(1) / (a.pow(2).sum(1) * b.pow(2).sum(1)).sqrt()).mean()
 
 
 class Plain:

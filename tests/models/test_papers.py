@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from planted import adjacency
 
 from triptych.data.features import ItemFeatures
 from triptych.data.split import Split
@@ -36,17 +37,6 @@ def build(config, split: Split):
     return create_model(config, ModelInputs.from_split(split))
 
 
-def dense_adjacency(split: Split) -> torch.Tensor:
-    """D^-1/2 A D^-1/2, spelled out in float64."""
-    n = split.n_users + split.n_items
-    adjacency = np.zeros((n, n))
-    adjacency[split.train.user, split.n_users + split.train.item] = 1
-    adjacency += adjacency.T
-    degree = adjacency.sum(axis=1)
-    scale = np.where(degree > 0, 1 / np.sqrt(np.maximum(degree, 1)), 0)
-    return torch.from_numpy(scale[:, None] * adjacency * scale)
-
-
 def bpr(users: torch.Tensor, pos: torch.Tensor, neg: torch.Tensor) -> torch.Tensor:
     return -torch.log(torch.sigmoid((users * (pos - neg)).sum(1))).mean()
 
@@ -67,7 +57,7 @@ def test_lightgcn_is_the_mean_of_its_layers(split: Split, batch: Triplets, n_lay
     ego = model.nodes.weight.detach().double().requires_grad_()
     layers = [ego]
     for _ in range(n_layers):
-        layers.append(dense_adjacency(split) @ layers[-1])
+        layers.append(adjacency(split) @ layers[-1])
     mean = torch.stack(layers).mean(0)
     users, items = model.embeddings()
     assert torch.allclose(torch.cat([users, items]).double(), mean, atol=1e-6)
@@ -114,8 +104,8 @@ def test_freedom_adds_a_tenth_of_image_and_nine_of_text_neighbours(split: Split)
     mixed = torch.from_numpy(0.1 * neighbours(image, 3) + 0.9 * neighbours(text, 3))
     assert torch.allclose(model.item_adj.to_dense().double(), mixed, atol=1e-6)
     ego = model.nodes.weight.detach().double()
-    adjacency = dense_adjacency(split)
-    mean = (ego + adjacency @ ego + adjacency @ adjacency @ ego) / 3
+    linked = adjacency(split)
+    mean = (ego + linked @ ego + linked @ linked @ ego) / 3
     users, items = model.embeddings()
     assert torch.allclose(users.double(), mean[: split.n_users], atol=1e-6)
     assert torch.allclose(items.double(), mean[split.n_users :] + mixed @ ego[split.n_users :], atol=1e-6)

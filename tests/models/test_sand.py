@@ -8,15 +8,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from planted import adjacency, linear, toy_split, unit
 
 from triptych.data.features import ItemFeatures, ItemGraph
-from triptych.data.interactions import LEFT_OUT
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.sand import SAND, SANDConfig
 from triptych.nn.composed import ComposedMaps
-from triptych.testing import RecommenderContract, toy_dataset
+from triptych.testing import RecommenderContract
 from triptych.training.recipe import find_recipe
 
 DIM = 4
@@ -41,21 +41,10 @@ class TestSANDCheap(RecommenderContract):
     )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 @pytest.fixture
 def split() -> Split:
     """Items 0 and 1 lack a modality each, user 0 chose nothing; there is a sound that all items have."""
-    toy = toy_dataset()
-    sound = ItemFeatures.dense(np.random.default_rng(1).normal(size=(toy.n_items, 3)))
-    whole = Split.by_ratio(replace(toy, features={**toy.features, "audio": sound}), rng=0)
-    part = np.where(whole.data.interactions.user == 0, LEFT_OUT, whole.part).astype(np.int8)
-    return replace(whole, part=part)
+    return toy_split()
 
 
 def build(split: Split, **settings) -> SAND:
@@ -76,24 +65,6 @@ def final_losses(model: SAND, batch: Triplets = BATCH) -> dict[str, torch.Tensor
 
 
 # The plain form
-
-
-def linear(module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    return x @ module.weight.T + module.bias
-
-
-def unit(rows: torch.Tensor) -> torch.Tensor:
-    squares = rows.pow(2).sum(-1, keepdim=True)
-    return rows / torch.where(squares > 0, squares, 1).sqrt()
-
-
-def dense_adjacency(split: Split) -> torch.Tensor:
-    n = split.n_users + split.n_items
-    adjacency = np.zeros((n, n))
-    adjacency[split.train.user, split.n_users + split.train.item] = 1
-    adjacency += adjacency.T
-    degree = np.maximum(adjacency.sum(axis=1), 1)
-    return torch.from_numpy(adjacency / np.sqrt(np.outer(degree, degree)))
 
 
 def present_in(split: Split, modality: str) -> torch.Tensor:
@@ -127,7 +98,7 @@ def dense_item_graph(model: SAND, split: Split) -> torch.Tensor:
 def dense_forward(model: SAND, split: Split):
     """Users, items, E_m, and of each modality generic and unique halves as the losses compare them."""
     config, n_users = model.config, split.n_users
-    adjacency, graph = dense_adjacency(split), dense_item_graph(model, split)
+    linked, graph = adjacency(split), dense_item_graph(model, split)
     smooth, parts = [], []
     for m, (modality, maps) in enumerate(zip(model.features.dims, model.maps, strict=True)):
         x = torch.from_numpy(split.data.features[modality].values).double()
@@ -148,7 +119,7 @@ def dense_forward(model: SAND, split: Split):
         if config.normalize_input:
             layers = [unit(layers[0])]
         for _ in range(config.n_layers):
-            layers.append(adjacency @ layers[-1])
+            layers.append(linked @ layers[-1])
         smooth.append(sum(layers[config.layer_sum_from :]))
         if config.split_at == "gnn":
             items = smooth[-1][n_users:]

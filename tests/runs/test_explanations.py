@@ -178,6 +178,11 @@ def test_shares_of_many_pairs_are_the_mean_of_those_of_each(split: Split):
         assert found == pytest.approx(
             {part: np.mean([one[part] for one in each]) for part in found}, abs=1e-5
         )
+        if name == "vbpr":
+            assert modality_shares(run, split.data, users, items, exact=True) == found
+        else:  # known by now, but by knocking out
+            with pytest.raises(ConfigError, match=f"the scores of {name} are no sum by modality"):
+                modality_shares(run, split.data, users, items, exact=True)
 
 
 def test_planted_taste_for_pictures_is_found(shop: Dataset):

@@ -182,7 +182,9 @@ def test_the_page_is_served_with_types_and_tags(served, client):
     front = client.get("/")
     assert "Stand-in" in front.text
     assert front.headers["content-type"].startswith("text/html")
-    assert "default-src 'self'" in front.headers["content-security-policy"]
+    policy = front.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
     script = client.get("/static/deep/main.js")
     assert script.headers["content-type"].startswith("text/javascript")
     again = client.get("/static/deep/main.js", headers={"if-none-match": script.headers["etag"]})

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from triptych.cli.base import make_split, read_lengths, read_masked
+from triptych.cli.base import make_split, read_choice, read_lengths, read_masked
 from triptych.cli.comparison_tables import print_comparison, print_splits
 from triptych.cli.output import out, print_json
 from triptych.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from triptych.cli.progress import ExperimentProgress
     from triptych.data.split import Split
     from triptych.experiments.comparison import LeftOut, Variant
     from triptych.training.recipe import Recipe
+
+Result = TypeVar("Result", bound="BaseModel")
 
 System = Annotated[str, typer.Argument(help="A model or recipe, perhaps with plug-ins.", metavar="SYSTEM")]
 Systems = Annotated[
@@ -153,11 +157,7 @@ class Bench:
             )
         path = self.workshop.folder / f"{name}.json"
         write_comparison(result, path)
-        if as_json:
-            print_json({**result.model_dump(mode="json"), "folder": str(self.workshop.folder)})
-            return
-        print_comparison(result)
-        _print_written(path)
+        _show(result, path, as_json, print_comparison)
 
     def compare_splits(
         self,
@@ -192,13 +192,7 @@ class Bench:
             )
         path = self.workshop.folder / "splits.json"
         write_splits(result, path)
-        if as_json:
-            print_json({**result.model_dump(mode="json"), "folder": str(self.workshop.folder)})
-            return
-        for of_split in result.comparisons.values():
-            print_comparison(of_split)
-        print_splits(result)
-        _print_written(path)
+        _show(result, path, as_json, print_splits)
 
 
 def read_systems(names: Sequence[str], settings: Sequence[str] | None) -> dict[str, Recipe]:
@@ -226,5 +220,15 @@ def read_seeds(text: str) -> list[int]:
     return list(range(1, numbers[0] + 1)) if len(numbers) == 1 else numbers
 
 
-def _print_written(path: Path) -> None:
+def read_legacy(protocol: str) -> bool:
+    """Read --protocol: whether to do as MMRec does."""
+    return bool(read_choice("--protocol", protocol, ("clean", "legacy")) == "legacy")
+
+
+def _show(result: Result, path: Path, as_json: bool, show: Callable[[Result], None]) -> None:
+    """Print what was found, and where it was written."""
+    if as_json:
+        print_json({**result.model_dump(mode="json"), "folder": str(path.parent)})
+        return
+    show(result)
     out.print(f"\nWritten: {path}, and .html, .md, .tex beside it", highlight=False, markup=False)

@@ -60,6 +60,8 @@ def print_comparison(result: ComparisonResult) -> None:
 
 
 def _print_differences(result: ComparisonResult) -> None:
+    from triptych.report.comparison_tables import p_value
+
     if result.reference is None:
         beside = "the intact system"
     else:
@@ -73,9 +75,9 @@ def _print_differences(result: ComparisonResult) -> None:
                 difference.system,
                 f"{difference.difference:+.4f}",
                 f"{difference.interval[0]:+.4f}\u00a0…\u00a0{difference.interval[1]:+.4f}",
-                _p(difference.p_bootstrap),
-                _p(difference.p_corrected),
-                _p(difference.p_wilcoxon),
+                p_value(difference.p_bootstrap),
+                p_value(difference.p_corrected),
+                p_value(difference.p_wilcoxon),
                 f"{difference.detectable:.4f}",
             ]
             for difference in result.differences
@@ -101,7 +103,9 @@ def _print_beyond(result: ComparisonResult) -> None:
 
 
 def print_splits(result: SplitsResult) -> None:
-    """Print the order of systems under each split beside each other, and how alike the orders are."""
+    """Print what was found under each split, the orders beside each other, and how alike they are."""
+    for comparison in result.comparisons.values():
+        print_comparison(comparison)
     places = range(max(map(len, result.orders.values())))
     print_table(
         f"\nOrder of systems by test {result.metric} on {result.data}",
@@ -123,11 +127,7 @@ def print_splits(result: SplitsResult) -> None:
 
 
 def worded(spread: Spread | None) -> str:
-    """Word a figure over seeds: "0.1234 ± 0.0012", a dash where there is none."""
-    if spread is None:
-        return "–"
-    return f"{spread.mean:.4f}" + ("" if spread.sd is None else f"\u00a0±\u00a0{spread.sd:.4f}")
+    """Word a figure over seeds as pages do, in one piece."""
+    from triptych.report.comparison_tables import words
 
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return words(spread).replace(" ", "\u00a0")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from triptych.evaluation.ranking import Ranking
     from triptych.runs.beyond import BeyondAccuracy
 
+Layers = Annotated[int, typer.Option(min=0, help="How often vectors are passed along the user–item graph.")]
+
 
 @app.command(
     epilog="Example: `triptych evaluate runs/freedom-shop-seed7 --k 5,10,50 --beyond --data data/shop`"
@@ -46,7 +48,7 @@ def evaluate(
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="The data set folder, for --beyond to compare a list's items by their features."),
+        typer.Option(help="The data set folder, for what --beyond measures by features."),
     ] = None,
     groups: Annotated[
         str | None,
@@ -98,9 +100,7 @@ def evaluate(
 def diagnose(
     run_folder: RunFolder,
     data: DataFolder,
-    layers: Annotated[
-        int, typer.Option(min=0, help="How often vectors are passed along the user–item graph.")
-    ] = 3,
+    layers: Layers = 3,
     as_json: Json = False,
 ) -> None:
     """Measure what a trained model does with content: its columns, its modalities, what they share."""
@@ -148,9 +148,7 @@ def picture(
         "picture.html"
     ),
     sample: Annotated[int, typer.Option(help="Rows of each group of a map, at most; 2,000 in all.")] = 500,
-    layers: Annotated[
-        int, typer.Option(min=0, help="How often vectors are passed along the user–item graph.")
-    ] = 3,
+    layers: Layers = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample and the maps.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -211,7 +209,8 @@ def _show_beyond(found: BeyondAccuracy) -> None:
         "popularity: mean training interactions of an item; lift: 0 as popular as what users took, 1 twice\n"
         "novelty: in bits; one more for items half as popular\n"
         f"miscalibration: nats between shares of {found.groups} in history and list, 0 where they agree\n"
-        "diversity: 0 where the items of a list look alike, 1 at right angles" + left_out,
+        "diversity: 0 where the items of a list look alike, 1 at right angles\n"
+        "share: of the score of a listed item, by where it comes from; below 0 it speaks against" + left_out,
     )
     _show_groups("\nBy number of training items of the user", "items", found.by_degree, ("recall", "ndcg"))
     _show_groups(

@@ -21,6 +21,7 @@ from triptych.cli.bench import (
     Systems,
     Threads,
     Workers,
+    read_legacy,
     read_seeds,
     read_systems,
 )
@@ -66,8 +67,7 @@ def compare(
     """
     named = read_systems(systems, settings)
     bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k)
-    legacy = read_choice("--protocol", protocol, ("clean", "legacy")) == "legacy"
-    numbers = read_seeds(seeds)
+    legacy, numbers = read_legacy(protocol), read_seeds(seeds)
     if splits is None:
         bench.compare(
             dict(named), numbers, masked, "comparison", as_json,
@@ -134,9 +134,7 @@ def knockout(
     )
     bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k)
     found, left_out = knockout_systems(named, bench.dataset, plan)
-    bench.compare(
-        found, read_seeds(seeds), masked, "knockout", as_json, beyond=beyond, left_out=left_out
-    )  # fmt: skip
+    bench.compare(found, read_seeds(seeds), masked, "knockout", as_json, beyond=beyond, left_out=left_out)
 
 
 @app.command(epilog="Example: `triptych ablate sand --data data/shop --seeds 3`")
@@ -232,10 +230,10 @@ def sweep(
     else:
         named = sweep_systems(base, _read_values(fields))
     bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k)
-    legacy = read_choice("--protocol", protocol, ("clean", "legacy")) == "legacy"
     bench.compare(
-        dict(named), read_seeds(seeds), masked, f"sweep-{base.name}", as_json, legacy=legacy, beyond=beyond
-    )
+        dict(named), read_seeds(seeds), masked, f"sweep-{base.name}", as_json,
+        legacy=read_legacy(protocol), beyond=beyond,
+    )  # fmt: skip
 
 
 def _read_values(texts: list[str]) -> dict[str, list[Any]]:

@@ -23,6 +23,7 @@ from triptych.cli.base import (
     read_lengths,
     read_masked,
 )
+from triptych.cli.bench import Device, GraphCache
 from triptych.cli.output import err, print_json, print_table
 from triptych.errors import StorageError
 
@@ -43,7 +44,7 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="At most so many; short for --set epochs=N.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     split: SplitKind = None,
     split_seed: SplitSeed = 999,
     missing: Annotated[
@@ -60,10 +61,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     checkpoint_every: Annotated[int, typer.Option(help="Epochs between checkpoints.")] = 10,
-    graph_cache: Annotated[
-        Path | None,
-        typer.Option(envvar="TRIPTYCH_CACHE", help="Folder that keeps item neighbours between calls."),
-    ] = None,
+    graph_cache: GraphCache = None,
     track: Annotated[
         list[str] | None,
         typer.Option(

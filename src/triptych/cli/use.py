@@ -13,6 +13,8 @@ from triptych.cli.base import Json, Overwrite, RunFolder, app, read_choice
 from triptych.cli.output import err, out, print_facts, print_json, print_table
 from triptych.errors import ConfigError
 
+Length = Annotated[int, typer.Option("-k", "--k", help="List length.")]
+
 
 @app.command(
     epilog="Example: `triptych recommend runs/freedom-shop-seed7 u0042 u0007 --k 5`, or `triptych recommend "
@@ -33,7 +35,7 @@ def recommend(
         str | None, typer.Option(help="The column of that table; by default the first.")
     ] = None,
     everybody: Annotated[bool, typer.Option("--all", help="All users of the data set.")] = False,
-    k: Annotated[int, typer.Option("-k", "--k", help="List length.")] = 10,
+    k: Length = 10,
     exclude: Annotated[
         str,
         typer.Option(help="Items left out because the user has them: train, train+valid or all; or none."),
@@ -115,7 +117,7 @@ def recommend(
 def similar(
     run_folder: RunFolder,
     item: Annotated[str, typer.Argument(help="A raw item id.", metavar="ITEM")],
-    k: Annotated[int, typer.Option("-k", "--k", help="List length.")] = 10,
+    k: Length = 10,
     as_json: Json = False,
 ) -> None:
     """List the items nearest to an item by the cosine of their embeddings."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -19,7 +18,7 @@ from triptych.errors import ConfigError, nearest
 from triptych.experiments.comparison import ComparisonResult, Spread, compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
 from triptych.experiments.plans import PaperPlan, published
-from triptych.runs import RUN, RunRecord, load, train
+from triptych.runs import RUN, load, train
 from triptych.training.recipe import Recipe
 from triptych.training.trainer import Observer
 
@@ -279,7 +278,7 @@ def estimate(
     costs = []
     for name, recipe in systems.items():
         folders = {seed: workshop.run_folder(Job(recipe, seed).name(sealed)) for seed in dict.fromkeys(seeds)}
-        records = [_record(folder) for folder in folders.values() if (folder / RUN).is_file()]
+        records = [load(folder).record for folder in folders.values() if (folder / RUN).is_file()]
         missing = len(folders) - len(records)
         if records:
             seconds = float(
@@ -308,7 +307,3 @@ def _measure_epoch(recipe: Recipe, sealed: Split, workshop: Workshop) -> float:
         graph_cache=workshop.graph_cache,
     )
     return run.record.seconds_per_epoch + run.record.seconds_per_evaluation
-
-
-def _record(folder: Path) -> RunRecord:
-    return load(folder).record

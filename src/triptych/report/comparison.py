@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from triptych.encode.encoder import require
-from triptych.errors import ConfigError, StorageError
+from triptych.errors import StorageError
 from triptych.evaluation.significance import N_RESAMPLES
 from triptych.experiments.comparison import ComparisonResult, SystemFigures
 from triptych.files import read_json, write_json, write_text
+from triptych.report.comparison_figures import draw_all
 from triptych.report.comparison_tables import (
     ALPHA,
     columns,
@@ -21,11 +21,12 @@ from triptych.report.comparison_tables import (
     in_table,
     more_tables,
     name_seeds,
+    p_value,
     significant,
     table_caption,
     words,
 )
-from triptych.report.page import write_page
+from triptych.report.page import draw_if_possible, write_page
 from triptych.runs import RUN, RunRecord
 
 __all__ = ["comparison_latex", "comparison_markdown", "write_comparison", "write_comparison_page"]
@@ -59,16 +60,7 @@ def write_comparison_page(result: ComparisonResult, path: Path) -> None:
     differing = _differing(
         {system.name: _settings(system, records[system.name]) for system in result.systems}
     )
-    try:
-        require("report", "matplotlib")
-        from triptych.report.comparison_figures import draw_all
-
-        figures, without_figures = draw_all(result, records, differing, alpha=ALPHA), ""
-    except ConfigError as error:
-        figures, without_figures = (
-            {},
-            f"The figures are left out: {error.found}. {error.fix}, and call again.",
-        )
+    figures, without_figures = draw_if_possible(lambda: draw_all(result, records, differing, alpha=ALPHA))
     metrics = columns(result)
     write_page(
         path,
@@ -89,14 +81,14 @@ def write_comparison_page(result: ComparisonResult, path: Path) -> None:
         significant=significant(result),
         differing=differing,
         more=more_tables(result),
-        figures=figures,
+        figures=figures or {},
         without_figures=without_figures,
         lost=[system.name for system in result.systems if len(records[system.name]) < len(system.runs)],
         most_seconds=max(system.seconds_per_epoch for system in result.systems) or 1,
         most_memory=max(system.peak_memory_bytes for system in result.systems) or 1,
         how=_how_measured(result),
         split=result.split,
-        p_value=lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+        p_value=p_value,
     )
 
 

@@ -116,6 +116,7 @@ def more_tables(result: ComparisonResult) -> list[PlainTable]:
         )  # fmt: skip
     names = dict.fromkeys(name for system in result.systems for name in system.beyond or {})
     if names:
+        shared = any(name.startswith("share_") for name in names)
         tables.append(
             PlainTable(
                 "Beside accuracy",
@@ -126,7 +127,13 @@ def more_tables(result: ComparisonResult) -> list[PlainTable]:
                 ],
                 f"What lists on {result.data} are like beside accuracy; no figure is good or bad by itself. "
                 "Novelty is in bits, miscalibration in nats; items are grouped by popularity, users by "
-                "training items.",
+                "training items."
+                + (
+                    " Shares are of the scores of listed items, of systems whose formula adds them up by "
+                    "modality, on content as it is."
+                    if shared
+                    else ""
+                ),
             )
         )
     return tables
@@ -149,6 +156,11 @@ def words(spread: Spread | None) -> str:
     if spread is None:
         return "–"
     return f"{spread.mean:.4f}" + ("" if spread.sd is None else f" ± {spread.sd:.4f}")
+
+
+def p_value(value: float) -> str:
+    """Word a p-value."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def plain_markdown(table: PlainTable) -> str:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from triptych.encode.encoder import require
-from triptych.errors import ConfigError
-from triptych.report.comparison_figures import Drawn
 from triptych.report.embedding_figures import draw_content, draw_layers, draw_maps, layer_name
 from triptych.report.embeddings import Picture
-from triptych.report.page import write_page
+from triptych.report.page import draw_if_possible, write_page
 
 
 def write_picture_page(picture: Picture, path: Path) -> None:
@@ -21,15 +18,10 @@ def write_picture_page(picture: Picture, path: Path) -> None:
         picture: of a run.
         path: the HTML file to make or replace.
     """
-    maps: dict[str, list[Drawn]] = {}
-    content: list[Drawn] = []
-    layers: list[Drawn] = []
-    without_figures = ""
-    try:
-        require("report", "matplotlib")
-        maps, content, layers = draw_maps(picture), draw_content(picture), draw_layers(picture)
-    except ConfigError as error:
-        without_figures = f"The figures are left out: {error.found}. {error.fix}, and call again."
+    figures, without_figures = draw_if_possible(
+        lambda: (draw_maps(picture), draw_content(picture), draw_layers(picture))
+    )
+    maps, content, layers = figures or ({}, [], [])
     found = picture.diagnosis
     write_page(
         path,

@@ -7,15 +7,19 @@ import io
 import math
 import numbers
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from triptych.encode.encoder import require
+from triptych.errors import ConfigError
 from triptych.files import write_atomic
 
 if TYPE_CHECKING:
     from PIL import Image
+
+Figures = TypeVar("Figures")
 
 LARGEST_SIDE = 256  # pixels; pictures are shown smaller than this
 
@@ -91,6 +95,15 @@ def write_page(path: Path, template: str, **content: object) -> None:
     environment.filters["words"] = in_words
     page = environment.get_template(template).render(content)
     write_atomic(path, lambda file: file.write_text(page, encoding="utf-8"))
+
+
+def draw_if_possible(draw: Callable[[], Figures]) -> tuple[Figures | None, str]:
+    """Draw figures; without the 'report' extra give none, and say so in a sentence."""
+    try:
+        require("report", "matplotlib")
+        return draw(), ""
+    except ConfigError as error:
+        return None, f"The figures are left out: {error.found}. {error.fix}, and call again."
 
 
 def in_words(value: object) -> str:

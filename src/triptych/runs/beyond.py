@@ -22,11 +22,13 @@ from triptych.evaluation.beyond import (
 )
 from triptych.evaluation.metrics import per_user
 from triptych.evaluation.ranking import Masked, Ranking, check_lengths, find_hits, rank_lists
+from triptych.runs.explanation import BEHAVIOUR, modality_shares
 from triptych.runs.run import Run
 
 BY_POPULARITY = "popularity"
 """Groups of items that a history and a list are compared by, where no column is named."""
 _MOST_GROUPS = 256
+_NO_FEATURES = "a run keeps no features; give the data set that it was trained on"
 
 
 class BeyondAccuracy(BaseModel):
@@ -45,7 +47,8 @@ class BeyondAccuracy(BaseModel):
     groups: str
     """By what histories and lists are compared: "popularity", or a column of the item table."""
     figures: dict[str, float]
-    """"coverage@20" and so on, as `evaluation.beyond.measure_lists` names them."""
+    """"coverage@20" and so on, as `evaluation.beyond.measure_lists` names them; where scores are a sum by
+    modality, also "share_image@20" and so on, the mean share of each in the scores of listed items."""
     by_degree: list[Group]
     """Accuracy by number of training items, rising."""
     by_popularity: list[Group]
@@ -69,7 +72,8 @@ def measure_beyond(
 
     Args:
         run: of any model, also a closed form or a fusion.
-        data: with the features to measure diversity by, which a run does not keep; of the same items.
+        data: with the features to measure diversity and shares by, which a run does not keep; of the same
+            items.
         k: list lengths.
         on: the part that says whose lists are looked at.
         masked: whose items are no candidates at test time.
@@ -100,6 +104,7 @@ def measure_beyond(
     for length in lengths:
         of_length = lists[:, :length]
         figures |= measure_lists(of_length, users, split, features=features, groups=group_of_item)
+    shares, no_shares = _shares(run, data, lists, users, lengths)
     return BeyondAccuracy(
         model=run.record.name,
         data=run.record.data,
@@ -109,12 +114,12 @@ def measure_beyond(
         k=lengths,
         users=len(users),
         groups=groups,
-        figures=figures,
+        figures=figures | shares,
         by_degree=accuracy_by_degree(Ranking(users, per_user(hits, n_relevant[users], lengths), {}), split),
         by_popularity=_merged(
             recall_by_popularity(lists[:, :length], users, split, on) for length in lengths
         ),
-        without=_without(data, figures),
+        without=_without(data, figures) | no_shares,
     )
 
 
@@ -148,6 +153,25 @@ def _column(run: Run, name: str) -> IntArray:
     return group
 
 
+def _shares(
+    run: Run, data: Dataset | None, lists: IntArray, users: IntArray, lengths: Sequence[int]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Give what each part has of the scores of listed items, on average, or say why that is not told."""
+    figures: dict[str, float] = {}
+    parts: set[str] = set()
+    try:
+        for length in lengths:
+            row, place = np.nonzero(lists[:, :length] >= 0)
+            shares = modality_shares(run, data, users[row], lists[row, place], exact=True)
+            figures |= {f"share_{part}@{length}": share for part, share in shares.items()}
+            parts |= shares.keys()
+    except (ConfigError, StorageError) as error:
+        return {}, {"share": _NO_FEATURES if data is None else error.found}
+    if parts == {BEHAVIOUR}:
+        return {}, {"share": f"{run.record.name} knows behaviour alone"}
+    return figures, {}
+
+
 def _merged(by_length: Iterable[Sequence[Group]]) -> list[Group]:
     """Put the figures of all lengths into one group of each name, from head to cold."""
     found: dict[str, Group] = {}
@@ -160,7 +184,7 @@ def _merged(by_length: Iterable[Sequence[Group]]) -> list[Group]:
 def _without(data: Dataset | None, figures: Mapping[str, float]) -> dict[str, str]:
     """Say of which modalities there is no diversity, and why."""
     if data is None:
-        return {"diversity": "a run keeps no features; give the data set that it was trained on"}
+        return {"diversity": _NO_FEATURES}
     known = {name.partition("@")[0] for name in figures}
     return {
         f"diversity_{modality}": (

@@ -9,7 +9,7 @@ Letters: U users, I items, n pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,7 @@ from triptych.evaluation.ranking import top_k
 from triptych.graph.learned import LearnedGraph, neighbor_graph
 from triptych.graph.sparse import SparseGraph
 from triptych.graph.store import Edges
-from triptych.models.base import ModelInputs
+from triptych.models.base import ModelInputs, Recommender
 from triptych.models.plugins.base import create_plugged_in
 from triptych.models.registry import make_config, model_entry
 from triptych.nn.item_mixture import mixture_weights
@@ -40,7 +40,7 @@ from triptych.runs.rebuild import (
     transplant,
 )
 from triptych.runs.run import Run, ScoredItem
-from triptych.scorer import DenseWeights, Embeddings, EmbeddingScorer, FusedScorer, HistoryScorer, Scorer
+from triptych.scorer import DenseWeights, EmbeddingScorer, FusedScorer, HistoryScorer, Scorer
 
 BEHAVIOUR = "behaviour"
 
@@ -48,6 +48,8 @@ LARGEST_SOLVE = 5_000
 """Items up to which a closed form is solved again without a modality: time grows with their cube."""
 _USERS = 256
 """Users scored at once by what has no vectors."""
+_PAIRS = 1 << 16
+"""Pairs whose vectors are held at once."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,17 @@ def explain(
     return Explanation(users[0], items[0], score, parts, shares, terms.exact, terms.how, because)
 
 
-def modality_shares(run: Run, data: Dataset, users: IntArray, items: IntArray) -> dict[str, float]:
+def modality_shares(
+    run: Run, data: Dataset | None, users: IntArray, items: IntArray, *, exact: bool = False
+) -> dict[str, float]:
     """Give each part's mean share in the scores of many pairs, such as those of recommended lists.
 
     Args:
         run: of any model, or of a fusion.
-        data: what the run was trained on, with its features.
+        data: what the run was trained on, with its features; only models that use content need it.
         users: (n,) int64 by index.
         items: (n,) int64 by index.
+        exact: knock nothing out; only scores that are a sum by the model's own formula are taken apart.
 
     Returns: part -> mean of the shares as `Explanation` has them.
 
@@ -124,7 +129,7 @@ def modality_shares(run: Run, data: Dataset, users: IntArray, items: IntArray) -
         StorageError: the run was trained on other data.
         ConfigError: there are no pairs, or the model cannot be taken apart.
     """
-    terms = _terms(run, data)
+    terms = _terms(run, data, exact=exact)
     parts = terms.parts(users, items) if len(users) else {}
     if not parts:
         raise ConfigError(
@@ -169,49 +174,62 @@ class _Terms:
 _TERMS: WeakKeyDictionary[Run, tuple[Dataset | None, _Terms]] = WeakKeyDictionary()
 
 
-def _terms(run: Run, data: Dataset | None) -> _Terms:
+def _terms(run: Run, data: Dataset | None, *, exact: bool = False) -> _Terms:
     """Find out once how a run's scores are taken apart."""
     known = _TERMS.get(run)
-    if known is None or known[0] is not data:
-        known = _TERMS[run] = (data, _take_apart(run, data))
-    return known[1]
+    terms = known[1] if known is not None and known[0] is data else _added_up(run, data)
+    if exact and (terms is None or not terms.exact):
+        raise ConfigError(
+            f"the scores of {run.record.name} are no sum by modality",
+            wanted="a model whose own formula adds up what each modality gives",
+            fix="Choose another run, or have modalities knocked out: exact=False",
+        )
+    if terms is None:
+        terms = _knocked_out(run, data)
+    _TERMS[run] = (data, terms)
+    return terms
 
 
-def _take_apart(run: Run, data: Dataset | None) -> _Terms:
+def _added_up(run: Run, data: Dataset | None) -> _Terms | None:
+    """Find the parts whose sum a score is by the model's own formula."""
     record, scorer = run.record, run.scorer
     if isinstance(scorer, FusedScorer):
         models = [part["model"] for part in record.model_settings["parts"]]
         names = [name if models.count(name) == 1 else f"{name} {n}" for n, name in enumerate(models, start=1)]
         how = "The score is the weighted sum of the parts' scores, each made comparable."
         return _Terms(scorer, dict(zip(names, scorer.parts, strict=True)), True, how)
+    if record.plugins:
+        return None
     kind = model_entry(record.model)
-    if kind.kind == "collaborative" and not record.plugins:
+    if kind.kind == "collaborative":
         return _Terms(scorer, {BEHAVIOUR: scorer}, True, f"{record.name} knows behaviour alone.")
-    if data is None:
-        how = f"{record.name} uses content: its parts are told where the data set is given, with features."
-        return _Terms(scorer, {}, False, how)
-    return _take_content_apart(run, _KnockOut(run, data))
-
-
-def _take_content_apart(run: Run, knock_out: _KnockOut) -> _Terms:
-    scorer, name = run.scorer, run.record.name
-    if isinstance(scorer, HistoryScorer):
-        if isinstance(scorer.weights, DenseWeights) and scorer.n_items > LARGEST_SOLVE:
-            how = f"{name} of {scorer.n_items:,} items would take too long to solve again without a modality."
-            return _Terms(scorer, {}, False, how)
-        solved = {modality: knock_out.solve_without(modality) for modality in knock_out.modalities}
-        how = "What the score loses when the model is solved again with a modality of weight zero."
-        return _Terms(scorer, solved, False, how)
+    if data is None or kind.model.score_parts is Recommender.score_parts:
+        return None
     with torch.no_grad():
-        parts = rebuild(run, knock_out.inputs).score_parts()
-        if parts is not None:
-            how = f"The score of {name} is the sum of these parts."
-            return _Terms(scorer, {part: EmbeddingScorer(parts[part]) for part in parts}, True, how)
-        without = {m: EmbeddingScorer(knock_out.embed_without(m)) for m in knock_out.modalities}
-    how = (
-        "What the score loses when the trained model is made again without a modality; the rest is behaviour."
-    )
-    return _Terms(scorer, without, False, how)
+        parts = rebuild(run, ModelInputs.from_split(same_split(run, data))).score_parts()
+    if parts is None:
+        return None
+    named = {part: EmbeddingScorer(parts[part]) for part in parts}
+    return _Terms(scorer, named, True, f"The score of {record.name} is the sum of these parts.")
+
+
+def _knocked_out(run: Run, data: Dataset | None) -> _Terms:
+    """Make the model again without each of its modalities."""
+    scorer, name = run.scorer, run.record.name
+    if data is None:
+        how = f"{name} uses content: its parts are told where the data set is given, with features."
+        return _Terms(scorer, {}, False, how)
+    knock_out = _KnockOut(run, data)
+    if not isinstance(scorer, HistoryScorer):
+        without = {modality: knock_out.embed_without(modality) for modality in knock_out.modalities}
+        how = "the trained model is made again without a modality; the rest is behaviour."
+    elif isinstance(scorer.weights, DenseWeights) and scorer.n_items > LARGEST_SOLVE:
+        how = f"{name} of {scorer.n_items:,} items would take too long to solve again without a modality."
+        return _Terms(scorer, {}, False, how)
+    else:
+        without = {modality: knock_out.solve_without(modality) for modality in knock_out.modalities}
+        how = "the model is solved again with a modality of weight zero."
+    return _Terms(scorer, without, False, f"What the score loses when {how}")
 
 
 class _KnockOut:
@@ -226,7 +244,8 @@ class _KnockOut:
         self.modalities = tuple(chosen)
         self._edges: dict[tuple[str, int], Edges] = {}
 
-    def embed_without(self, gone: str) -> Embeddings:
+    @torch.no_grad()
+    def embed_without(self, gone: str) -> Scorer:
         """Embed with no item that has the modality."""
         features = {**self.inputs.features, gone: _emptied(self.inputs.features[gone])}
 
@@ -243,7 +262,7 @@ class _KnockOut:
         learned = {name: graphs if gone not in graphs else {**graphs, gone: _no_links(self.inputs.n_items)}
                    for name, graphs in self._learned.items()}  # fmt: skip
         fix_learned_graphs(model, {name: list(graphs.values()) for name, graphs in learned.items()})
-        return model.embeddings()
+        return EmbeddingScorer(model.embeddings())
 
     def solve_without(self, gone: str) -> Scorer:
         """Solve a closed form with a modality of weight zero."""
@@ -281,28 +300,27 @@ def _no_links(n_items: int) -> LearnedGraph:
 
 def _pair_scores(scorer: Scorer, users: IntArray, items: IntArray) -> Tensor:
     """Score n pairs: (n,) float64."""
-    user, item = torch.from_numpy(users), torch.from_numpy(items)
-    if isinstance(scorer, EmbeddingScorer):
-        vectors = scorer.embeddings
-        return (vectors.users.cpu()[user].double() * vectors.items.cpu()[item].double()).sum(dim=1)
-    distinct, place = user.unique(return_inverse=True)
-    found = torch.empty(len(user), dtype=torch.float64)
-    for start in range(0, len(distinct), _USERS):
-        inside = (place >= start) & (place < start + _USERS)
-        scores = scorer.score(distinct[start : start + _USERS]).cpu()
-        found[inside] = scores[place[inside] - start, item[inside]].double()
-    return found
+    if not isinstance(scorer, EmbeddingScorer):
+        return _picked(lambda block: scorer.score(block)[None], 1, users, items)[0]
+    of_users, of_items = (part.cpu() for part in scorer.embeddings)
+    pairs = zip(*(torch.from_numpy(index).split(_PAIRS) for index in (users, items)), strict=True)
+    return torch.cat([(of_users[u].double() * of_items[i].double()).sum(dim=1) for u, i in pairs])
 
 
 def _fused_parts(scorer: FusedScorer, users: IntArray, items: IntArray) -> Tensor:
     """Give what each part of a fusion adds to the scores of n pairs: (P, n) float64."""
+    weights = scorer.weights[:, None, None]
+    return _picked(lambda block: scorer.part_scores(block) * weights, len(scorer.parts), users, items)
+
+
+def _picked(score: Callable[[Tensor], Tensor], n_parts: int, users: IntArray, items: IntArray) -> Tensor:
+    """Pick the scores of n pairs, (P, n) float64, out of those of blocks of users: (B,) -> (P, B, I)."""
     user, item = torch.from_numpy(users), torch.from_numpy(items)
     distinct, place = user.unique(return_inverse=True)
-    found = torch.empty(len(scorer.parts), len(user), dtype=torch.float64)
-    for start in range(0, len(distinct), _USERS):
-        inside = (place >= start) & (place < start + _USERS)
-        scores = scorer.part_scores(distinct[start : start + _USERS]) * scorer.weights[:, None, None]
-        found[:, inside] = scores.cpu()[:, place[inside] - start, item[inside]].double()
+    found = torch.empty(n_parts, len(user), dtype=torch.float64)
+    for start, block in enumerate(distinct.split(_USERS)):
+        inside = place // _USERS == start
+        found[:, inside] = score(block).cpu()[:, place[inside] % _USERS, item[inside]].double()
     return found
 
 

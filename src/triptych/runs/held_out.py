@@ -89,22 +89,18 @@ def measure_new_items(
         ConfigError: the share leaves no item on one of the sides, or a list length is above the candidates.
     """
     gone = _drawn(data.n_items, share, seed, "items")
-    taken = gone[data.interactions.item]
-    rest = data.with_interactions(data.interactions.take(~taken))
+    rest, user, item = _taken_out(data, gone[data.interactions.item])
     split = Split.by_ratio(rest, rng=seed)
-    run = train(model, split, seed=seed, settings=settings, config=config, device=device)
-    dense = {name: one for name, one in data.features.items() if one.values is not None}
-    new = np.flatnonzero(gone & np.any([one.present for one in dense.values()], axis=0))
+    dense = {name: (one.present, one.values) for name, one in data.features.items() if one.values is not None}
+    new = np.flatnonzero(gone & np.any([present for present, _ in dense.values()], axis=0))
     lengths = check_lengths(k, len(new))
     features: dict[str, FloatArray] = {
-        name: np.where(one.present[new, None], one.values[new], np.nan)
-        for name, one in dense.items()
-        if one.values is not None
+        name: np.where(present[new, None], values[new], np.nan) for name, (present, values) in dense.items()
     }
+    run = train(model, split, seed=seed, settings=settings, config=config, device=device)
     place = np.full(data.n_items, -1, dtype=np.int64)
     place[new] = np.arange(len(new))
-    user = rest.users.find(data.users.ids[data.interactions.user[taken]].tolist())
-    item = place[data.interactions.item[taken]]
+    user, item = rest.users.find(data.users.ids[user].tolist()), place[item]
     known = (user >= 0) & (item >= 0)
     known[known] = np.diff(split.train_offsets)[user[known]] > 0
     wanted = _sorted(user[known], item[known], len(new))
@@ -154,14 +150,12 @@ def measure_new_users(
         ConfigError: the share leaves no user on one of the sides, or a list length is above the items.
     """
     gone = _drawn(data.n_users, share, seed, "users")
-    taken = gone[data.interactions.user]
-    rest = data.with_interactions(data.interactions.take(~taken))
+    rest, user, item = _taken_out(data, gone[data.interactions.user])
     split = Split.by_ratio(rest, rng=seed)
     lengths = check_lengths(k, split.n_items)
     run = train(model, split, seed=seed, settings=settings, config=config, device=device)
-    item = rest.items.find(data.items.ids[data.interactions.item[taken]].tolist())
-    user = data.interactions.user[taken][item >= 0]
-    _, user, counts = np.unique(user, return_inverse=True, return_counts=True)
+    item = rest.items.find(data.items.ids[item].tolist())
+    _, user, counts = np.unique(user[item >= 0], return_inverse=True, return_counts=True)
     item = item[item >= 0]
     order = np.random.default_rng(seed).permutation(len(user))
     order = order[stable_order(user[order])]
@@ -199,6 +193,12 @@ def _drawn(n: int, share: float, seed: int, what: str) -> BoolArray:
     drawn = np.zeros(n, dtype=bool)
     drawn[np.random.default_rng(seed).permutation(n)[:n_drawn]] = True
     return drawn
+
+
+def _taken_out(data: Dataset, taken: BoolArray) -> tuple[Dataset, IntArray, IntArray]:
+    """Take interactions out: the data without them, and their users and items by index in the whole data."""
+    whole = data.interactions
+    return data.with_interactions(whole.take(~taken)), whole.user[taken], whole.item[taken]
 
 
 def _sorted(user: IntArray, item: IntArray, n_items: int) -> Pairs:

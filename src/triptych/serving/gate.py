@@ -29,7 +29,7 @@ _HEADERS = (
     (b"x-frame-options", b"DENY"),
     (
         b"content-security-policy",
-        b"default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
+        b"default-src 'self'; img-src 'self' blob:; "
         b"object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
     ),
 )

@@ -113,7 +113,7 @@ class LoadedRun:
     def similar(self, item: RawId, k: int, by: str = BEHAVIOUR) -> Answer:
         """List the items nearest to one, by the model's vectors or by features."""
         check_lengths([k], self.n_items - 1)
-        at = int(self._find(self._known.items, [item])[0])
+        at = self._index_of_item(item)
         if by == BEHAVIOUR:
             near = self.run.scorer.item_similarities(at).cpu()
         else:
