@@ -154,6 +154,7 @@ def measure_peer(pair: Pair, folder: Path, peer: Path) -> dict[str, float]:
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which imports much, once
     watch = Stopwatch()
     model = get_model(pair.peer)(config, train).to("cpu")
+    model._parameters.pop("result_embed", None)  # DualGNN's last result: a GPU's copy is no parameter
     if pair.frozen:
         for name in ("image_embedding", "text_embedding"):
             getattr(model, name).weight.requires_grad_(False)
@@ -176,6 +177,7 @@ def measure_peer(pair: Pair, folder: Path, peer: Path) -> dict[str, float]:
 
 def _put_back_what_is_gone() -> None:
     """Give numpy, scipy and torch what MMRec calls, and empty modules for pictures, which it never opens."""
+    from importlib.machinery import ModuleSpec
     from types import ModuleType
 
     import scipy.sparse
@@ -186,6 +188,7 @@ def _put_back_what_is_gone() -> None:
 
     for name in ("lmdb", "torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
         module: Any = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)  # others look whether it is there
         module.pad = module.resize = missing
         sys.modules[name] = module
     sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]  # type: ignore[attr-defined]
