@@ -3,7 +3,7 @@
     python -m benchmarks.lgmrec_parts tiktok --epochs 25 --json FILE
 
 Its ids begin short, and content is added to them in rows of length 1, whatever it is worth. Lengths are means
-over users and items, recall@20 is of the validation part; the contrast is left out. The test part is not read.
+over users and items, recall@20 is of the validation part; the contrast is left out. No test part is read.
 """
 
 from __future__ import annotations
