@@ -72,6 +72,7 @@ def test_only_some_rooms_touch_the_disk():
         "experiments/",
         "serving/",
         "cli/evaluation.py",
+        "memory.py",  # where Linux forgets a peak
     )
     assert all(hit.startswith(rooms) for hit in hits), hits
 

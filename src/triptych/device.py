@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 
 from triptych.errors import ConfigError, nearest
+from triptych.memory import free_bytes
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -33,12 +31,5 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def free_memory(device: torch.device) -> int:
-    """Count the bytes that can still be had on a device; of a system that does not say, those it has."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        facts = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        (available,) = (line.split()[1] for line in facts if line.startswith("MemAvailable:"))
-        return 1024 * int(available)
-    except (OSError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Count the bytes that can still be had on a device: of a GPU all that are free, else `free_bytes`."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()

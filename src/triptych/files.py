@@ -323,7 +323,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise StorageError(
             f"{path} does not exist", wanted="a file that Triptych wrote", fix="Check the path"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(value, dict):
         raise _damaged(path, "it holds no JSON object")

@@ -131,7 +131,7 @@ def test_several_processes_give_what_one_gives(split: Split, tmp_path: Path):
 
 
 def test_a_second_process_on_one_folder_is_refused(split: Split, tmp_path: Path):
-    with FileLock(tmp_path / ".lock"), pytest.raises(StorageError, match="another process works in"):
+    with FileLock(tmp_path / ".lock"), pytest.raises(StorageError, match="another process is working in"):
         list(run_jobs([job()], split, shop(tmp_path)))
 
 

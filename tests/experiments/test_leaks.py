@@ -15,7 +15,8 @@ from triptych.data.dataset import Dataset
 from triptych.data.interactions import TEST, TRAIN, VALID, Interactions
 from triptych.data.split import Pairs, Split
 from triptych.experiments.jobs import Job, Workshop, run_jobs
-from triptych.experiments.search import SearchPlan, SearchResult, search
+from triptych.experiments.search import SearchResult, search
+from triptych.experiments.study import SearchPlan
 from triptych.models.base import ModelInputs
 from triptych.runs import Run, fuse, load, open_test, train
 from triptych.testing import toy_dataset

@@ -17,7 +17,8 @@ from triptych.data.split import Split
 from triptych.errors import ConfigError, TrainingError
 from triptych.experiments import search as search_module
 from triptych.experiments.jobs import Workshop
-from triptych.experiments.search import SearchPlan, SearchResult, SearchTrial, search
+from triptych.experiments.search import SearchResult, SearchTrial, search
+from triptych.experiments.study import SearchPlan
 from triptych.runs import train
 from triptych.testing import toy_dataset
 from triptych.training.space import Range, SearchSpace

@@ -23,16 +23,21 @@ import safetensors.numpy
 import torch
 import torch._dynamo  # as all below, loaded before the first fork: optimisers ask for it when they begin
 from filelock import FileLock  # noqa: F401
+from optuna.storages.journal import JournalFileBackend
 
 from triptych import files
 from triptych.cli.app import run as command
 from triptych.data.demo import build_shop
 from triptych.data.split import Split
+from triptych.experiments.jobs import Workshop
+from triptych.experiments.search import search
+from triptych.experiments.study import SearchPlan
 from triptych.models.registry import models
 from triptych.runs import train
 from triptych.scorer import SCORERS
 from triptych.testing import checkerboard
 from triptych.training.config import TrainConfig
+from triptych.training.space import SearchSpace
 from triptych.training.trainer import CHECKPOINT, Observer
 
 CHANGES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod"}
@@ -47,16 +52,19 @@ class Steps:
         folder: only what changes the disk below it counts.
         fault: "kill", the name of an errno, or None to count only.
         at: which step fails, counted from 1.
+        only: the one kind of step that counts; None for all.
     """
 
-    def __init__(self, folder: Path, fault: str | None, at: int) -> None:
-        self.folder, self.fault, self.at = str(folder), fault, at
+    def __init__(self, folder: Path, fault: str | None, at: int, only: str | None = None) -> None:
+        self.folder, self.fault, self.at, self.only = str(folder), fault, at, only
         self.kinds: Counter[str] = Counter()
         self.failed_at: str | None = None
 
     def step(self, kind: str, what: object = None) -> None:
         """Count a step, and fail if it is the one."""
         if self.fault not in (None, "kill") and kind not in REFUSABLE:
+            return
+        if self.only not in (None, kind):
             return
         self.kinds[kind] += 1
         if self.fault is None or self.kinds.total() != self.at:
@@ -82,6 +90,7 @@ class Steps:
         sys.addaudithook(self.audit)
         self._around(os, "fsync", "fsync")
         self._around(files, "_exchange", "exchange", after=True)
+        self._around(JournalFileBackend, "append_logs", "journal", after=True)
         for scorer in SCORERS.values():
             self._around(scorer, "score", "evaluation")
         for owner, name in ((safetensors.numpy, "save_file"), (np, "save"),
@@ -133,6 +142,16 @@ def saving(folder: Path, steps: Steps, name: str) -> int:
     return 0
 
 
+def searching(folder: Path, steps: Steps, n_trials: str) -> int:
+    """Search on the board, all points of a grid after the defaults."""
+    space = SearchSpace("mf-bpr", {"learning_rate": (0.1, 0.01), "embedding_dim": (2, 3)}, "the laboratory")
+    fixed = {"epochs": 2, "batch_size": 64, "metric": "recall@2"}
+    workshop = Workshop(folder, device="cpu", threads=1, checkpoint_every=1, k=(2,))
+    result = search(SearchPlan(space, int(n_trials), "grid", fixed=fixed), checkerboard(8), workshop)
+    (folder / "result.json").write_text(result.model_dump_json())
+    return 0
+
+
 def commands(folder: Path, steps: Steps, *words: str) -> int:
     """Carry out a command line, in which {} is the folder."""
     return command([word.replace("{}", str(folder)) for word in words])
@@ -150,6 +169,7 @@ WORK: dict[str, Callable[..., int]] = {
     "training": training,
     "saving": saving,
     "commands": commands,
+    "searching": searching,
     "material": material,
 }
 
@@ -160,7 +180,7 @@ def child(order: dict, answer: int) -> None:
     said = os.open(order["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
     os.dup2(said, 2)
-    steps = Steps(folder, order["fault"], order["at"])
+    steps = Steps(folder, order["fault"], order["at"], order["only"])
     torch.set_num_threads(1)
     error = None
     steps.watch()

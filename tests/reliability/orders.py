@@ -45,13 +45,19 @@ class Laboratory:
         )
 
     def do(
-        self, work: str, folder: Path, *arguments: object, fault: str | None = None, at: int = 0
+        self,
+        work: str,
+        folder: Path,
+        *arguments: object,
+        fault: str | None = None,
+        at: int = 0,
+        only: str | None = None,
     ) -> Report:
         """Do a piece of work, failing at one of its steps if asked to."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         folder.mkdir(parents=True, exist_ok=True)
-        order = {"work": work, "folder": str(folder), "arguments": arguments, "fault": fault, "at": at,
+        order = {"work": work, "folder": str(folder), "arguments": arguments, "fault": fault, "at": at, "only": only,
                  "said": str(self._said)}  # fmt: skip
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()

@@ -6,7 +6,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from triptych.errors import StorageError
 from triptych.files import read_arrays, read_json, write_arrays, write_json
 from triptych.graph.store import GraphStore
 from triptych.models.base import ModelInputs
+from triptych.scorer import EmbeddingScorer
 from triptych.testing import checkerboard, toy_dataset
 from triptych.training.checkpoint import load_checkpoint
 from triptych.training.config import TrainConfig
@@ -153,6 +154,28 @@ def test_json_without_a_seal_is_read_and_with_half_of_one_is_not(tmp_path: Path)
     assert read_json(path) == {"schema_version": 1, "value": 1}
     write_json(path, {"a url by an item called checksum": 1})
     assert "sha256" not in path.read_text()
+
+
+def test_json_nested_without_end_is_damage(tmp_path: Path):
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(StorageError, match=r"is damaged: .*recursion"):
+        read_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("side", ["users", "items"])
+def test_a_scorer_of_another_size_than_the_data_is_refused(kept: dict[str, Kept], tmp_path: Path, side: str):
+    """All files whole and sealed, but not of one training."""
+    run = load(kept["run"].folder)
+    vectors = run.scorer.embeddings
+    fewer = EmbeddingScorer(vectors._replace(**{side: getattr(vectors, side)[:-1]}))
+    replace(run, scorer=fewer).save(tmp_path / "run")
+    users, items = (8 - (side == name) for name in ("users", "items"))
+    with pytest.raises(StorageError) as refused:
+        load(tmp_path / "run")
+    assert (
+        f"scores {items} items for {users} users, but its data set has 8 items and 8 users"
+        in refused.value.found
+    )
 
 
 def test_features_of_other_makers_are_read(tmp_path: Path):

@@ -159,3 +159,41 @@ def test_killed_at_every_step_of_replacing_a_data_set(laboratory: Laboratory, tm
     found = replaced_at(laboratory, tmp_path, slice(None))
     with capsys.disabled():
         print(f"\nreplacing a data set: {found.total()} kills, {dict(found)}")
+
+
+TRAIN = ("train", "mf-bpr", "{}/board", "--epochs", "3", "--checkpoint-every", "1", "-k", "2", "--device", "cpu",
+         "--set", "metric=recall@2", "--set", "embedding_dim=4", "--out", "{}/run")  # fmt: skip
+
+
+def test_no_checkpoint_stays_for_good(laboratory: Laboratory, tmp_path: Path):
+    """Killed between saving the run and removing its checkpoints, whoever reads the run removes them."""
+    assert laboratory.do("material", tmp_path / "material").status == 0
+
+    def begin(name: str, at: int, *options: str, of: str = "material") -> Path:
+        shutil.copytree(tmp_path / of, tmp_path / name)
+        assert laboratory.do("commands", tmp_path / name, *TRAIN, *options, fault="kill", at=at).killed
+        return tmp_path / name
+
+    shutil.copytree(tmp_path / "material", tmp_path / "whole")
+    total = sum(laboratory.do("commands", tmp_path / "whole", *TRAIN).steps.values())
+    left: set[str] = set()
+    for at in range(total, 0, -1):  # from the end, until they are all there
+        folder = begin(str(at), at)
+        left = {path.name for path in (folder / "run.checkpoint").glob("checkpoint*")}
+        for gone in left:  # killed while it was removing them
+            shutil.copytree(folder, tmp_path / f"{at} {gone}")
+            (tmp_path / f"{at} {gone}" / "run.checkpoint" / gone).unlink()
+        for place in (folder, *tmp_path.glob(f"{at} *")):
+            load(place / "run")
+            assert not (place / "run.checkpoint").exists(), place
+        if left:
+            break
+    assert left == {"checkpoint.json", "checkpoint-3.safetensors"}
+
+    folder = begin("anew", total // 2, "--overwrite", of="whole")
+    kept = {path.name for path in (folder / "run.checkpoint").glob("checkpoint*")}
+    assert "checkpoint.json" in kept
+    load(folder / "run")
+    assert {path.name for path in (folder / "run.checkpoint").iterdir()} == kept, "those of another training"
+    assert laboratory.do("commands", folder, *TRAIN, "--resume", "--overwrite").status == 0
+    assert not (folder / "run.checkpoint").exists()

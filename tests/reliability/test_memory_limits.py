@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -10,13 +11,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from triptych import Dataset, Split, memory, train
 from triptych.cli.app import run as command
 from triptych.data.interactions import TRAIN, VALID, Interactions
+from triptych.data.layouts.movielens import MovieLens
+from triptych.data.layouts.plain import Tables
+from triptych.data.sizes import table_size
+from triptych.encode.encoder import Encoder, EncoderSpec
+from triptych.encode.run import encode
 from triptych.errors import ConfigError, StorageError
-from triptych.testing import checkerboard
+from triptych.preparation import needs
+from triptych.testing import checkerboard, toy_dataset
 from triptych.training.config import TrainConfig
 
 CONFIG = TrainConfig(epochs=1, batch_size=64, metric="recall@2")
@@ -112,14 +120,10 @@ def test_ten_times_electronics_is_refused_with_the_number_and_the_way_out():
 
 
 def test_closed_forms_heed_the_limit():
-    from triptych import device
-
-    if not hasattr(device, "free_bytes"):
-        pytest.skip("device.free_memory does not ask memory.free_bytes yet")
     n = 3000  # three matrices are 108 MB
     pairs = np.arange(n)
     label = np.full(n, TRAIN, dtype=np.int8)
-    label[::100] = VALID
+    label[::7] = VALID
     split = Split.by_label(
         Dataset.from_interactions("x", Interactions.from_ids(pairs % 500, pairs, label=label))
     )
@@ -127,6 +131,97 @@ def test_closed_forms_heed_the_limit():
     with pytest.raises(ConfigError, match="108,000,000 bytes"):
         train("ease", split, config=CONFIG, device="cpu", k=(2,), memory_limit=limit)
     train("ease", split, settings={"rank": 8}, config=CONFIG, device="cpu", k=(2,), memory_limit=limit)
+
+
+def test_preparing_encoding_and_listing_beyond_the_limit_are_refused(tmp_path: Path, capsys, monkeypatch):
+    """Before anything heavy is done, and nothing is left of it; with enough memory the same commands go on."""
+    toy_dataset().save(tmp_path / "data")
+    train("mf-bpr", checkerboard(16), config=CONFIG, device="cpu", k=(2,)).save(tmp_path / "run")
+    export = grown_shop(tmp_path / "shop", ".csv", 200)
+    here = sorted(path.name for path in tmp_path.iterdir())
+    out = ["--out", str(tmp_path / "out.csv")]
+    words = [
+        "encode",
+        str(tmp_path / "data"),
+        "--text",
+        "{title}",
+        "--encoder",
+        "text=tfidf",
+        "--cache",
+        str(tmp_path),
+    ]
+    refusals = {
+        ("prepare", str(export), *out): "reading tables of interactions and items needs about",
+        (*words, *out): "encoding 10 texts together needs about",
+        ("recommend", str(tmp_path / "run"), "--all", *out): "lists of 10 among 16 items needs about",
+    }
+    for asked, said in refusals.items():
+        monkeypatch.setenv(memory.LIMIT, "1MB")
+        assert command([*asked]) == 2
+        told = " ".join(capsys.readouterr().err.split())
+        assert said in told
+        assert "bytes of memory, 0 are free" in told
+        assert sorted(path.name for path in tmp_path.iterdir()) in (here, sorted([*here, "encoded"]))
+        monkeypatch.delenv(memory.LIMIT)
+        limit = [] if asked[0] == "recommend" else ["--memory-limit", "100TB"]
+        assert command([*asked, *limit]) == 0
+        if limit:
+            assert command([*asked, "--overwrite", "--memory-limit", "2MB"]) == 2
+            shutil.rmtree(tmp_path / "out.csv")
+        capsys.readouterr()
+
+
+def test_rows_too_wide_are_refused_when_the_first_batch_shows_it(tmp_path: Path):
+    """What has been encoded by then is kept, and is not encoded again."""
+
+    class Wide(Encoder):
+        def __init__(self) -> None:
+            super().__init__(EncoderSpec("wide", "1", {}), batch_size=2)
+            self.encoded: list[str] = []
+
+        def load(self, data: bytes) -> str:
+            return data.decode()
+
+        def encode(self, batch):
+            self.encoded += batch
+            return np.ones((len(batch), 100_000), dtype=np.float32)
+
+    texts, encoder = [f"text {number}" for number in range(100)], Wide()
+    with (
+        memory.limited_to(memory.resident_bytes() + (64 << 20)),
+        pytest.raises(
+            ConfigError, match=r"encoding 98 texts needs about [\d,]+ bytes.*what was encoded is kept"
+        ),
+    ):
+        encode("text", texts, encoder, cache_dir=tmp_path)
+    assert encoder.encoded == texts[:2]
+    encode("text", texts[:4], encoder, cache_dir=tmp_path)
+    assert encoder.encoded == texts[:4]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".parquet"])
+def test_rows_and_bytes_are_known_before_a_table_is_read(tmp_path: Path, suffix: str):
+    (path,) = grown_shop(tmp_path / "shop", suffix, 200_000).iterdir()
+    n_bytes, n_rows = table_size(path)
+    assert n_rows == pytest.approx(200_000, rel=0.02)
+    if suffix in (".csv", ".csv.gz"):
+        plain = grown_shop(tmp_path / "plain", ".csv", 200_000) / "sales.csv"
+        assert n_bytes == pytest.approx(plain.stat().st_size, rel=0.1)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert table_size(path)[0] >= 0, "damage is for the reader to tell"
+
+
+def test_what_is_read_in_pieces_is_not_counted_whole(tmp_path: Path):
+    text = "1\t2\t5\t881250949\n" * 4_000_000  # 68 MB
+    (tmp_path / "u.data").write_text(text)
+    (tmp_path / "u.item").write_text("1|A film|||\n" * 100)
+    files = {"interactions": tmp_path / "u.data", "items": tmp_path / "u.item"}
+    rows = needs._PER_ROW * 4_000_000
+    in_pieces = needs.memory_to_read(MovieLens(files))
+    assert in_pieces - rows < 200 << 20
+    assert needs.memory_to_read(Tables(files)) - rows == pytest.approx(
+        needs._RUNTIME + needs._PER_BYTE * len(text), rel=0.01
+    )
 
 
 def test_a_disk_without_room_is_refused_before_training(tmp_path: Path, monkeypatch):
@@ -139,17 +234,36 @@ def test_a_disk_without_room_is_refused_before_training(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-MEASURE = """
+PEAK = """
 import json, sys
+from pathlib import Path
 import numpy as np
-from triptych import Dataset, Split, train, memory
+import polars as pl
+import torch
+from triptych import memory
+torch.set_num_threads(1)
+def take(work):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = memory.resident_bytes()
+    result = work()
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return result, 1024 * int(line.split()[1]) - before
+def estimates(*modules):
+    asked = []
+    for module in modules:
+        module.require_memory = lambda needed, *_, **__: asked.append(needed)
+    return asked
+"""
+
+TRAINING = (
+    PEAK
+    + """
+from dataclasses import replace
+from triptych import Dataset, Split, train
 from triptych.data.features import ItemFeatures
 from triptych.data.interactions import TRAIN, VALID, Interactions
 from triptych.training.config import TrainConfig
 from triptych.training.trainer import Trainer
-from dataclasses import replace
-import torch
-torch.set_num_threads(1)
 model, dim, n_users, n_items, n_pairs = sys.argv[1], *map(int, sys.argv[2:])
 rng = np.random.default_rng(0)
 user = np.concatenate([np.arange(n_users), rng.integers(n_users, size=n_pairs)])
@@ -160,41 +274,91 @@ data = replace(Dataset.from_interactions("x", pairs), features=features)
 part = np.full(len(pairs), TRAIN, dtype=np.int8)
 part[rng.choice(len(pairs), 200, replace=False)] = VALID
 found = {}
-def peak():
-    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
-    return 1024 * int(line.split()[1])
 run = Trainer.run
 def measured(trainer):
-    open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
-    before = memory.resident_bytes()
-    result = run(trainer)
-    found.update(estimate=trainer.memory_needed(), measured=peak() - before)
+    result, taken = take(lambda: run(trainer))
+    found.update(estimate=trainer.memory_needed(), measured=taken)
     return result
 Trainer.run = measured
 train(model, Split(data, part), settings={"embedding_dim": dim}, config=TrainConfig(epochs=2, batch_size=8192),
       device="cpu", k=(20,))
 print(json.dumps(found))
 """
+)
+
+PREPARE = (
+    PEAK
+    + """
+from triptych.preparation import prepare
+asked = estimates(sys.modules["triptych.preparation.prepare"])
+_, taken = take(lambda: prepare(sys.argv[1], name="x", text="none"))
+print(json.dumps({"estimate": asked[0], "measured": taken}))
+"""
+)
+
+ENCODE = (
+    PEAK
+    + """
+from triptych.encode import run
+from triptych.encode.encoder import Encoder, EncoderSpec
+from triptych.encode.texts import Options, TfIdf
+class Wide(Encoder):
+    def load(self, data):
+        return len(data)
+    def encode(self, batch):
+        return np.ones((len(batch), 768), dtype=np.float32)
+n, rng = int(sys.argv[2]), np.random.default_rng(0)
+words = np.array([f"word{number}" for number in range(20_000)])
+texts = [" ".join([str(number), *words[rng.zipf(1.3, size=12) % 20_000]]) for number in range(n)]
+encoder = TfIdf(Options()) if sys.argv[1] == "tfidf" else Wide(EncoderSpec("wide", "1", {}), 32)
+run.encode("text", texts[:500], encoder)
+asked = estimates(run)
+_, taken = take(lambda: run.encode("text", texts, encoder))
+print(json.dumps({"estimate": asked[0], "measured": taken}))
+"""
+)
+
+LISTS = (
+    PEAK
+    + """
+from types import SimpleNamespace
+from triptych import Dataset, Split
+from triptych.data.interactions import TRAIN, Interactions
+from triptych.runs import batch
+from triptych.runs.run import Run
+from triptych.scorer import Embeddings, EmbeddingScorer
+suffix, n_users, n_items, diversity, out = sys.argv[1], *map(int, sys.argv[2:4]), float(sys.argv[4]), sys.argv[5]
+n = max(n_users, n_items)
+ids = [np.char.add(kind, (np.arange(n) % count).astype(str)) for kind, count in (("user", n_users), ("item", n_items))]
+data = Dataset.from_interactions("x", Interactions.from_ids(*ids))
+split = Split(data, np.full(len(data.interactions), TRAIN, dtype=np.int8))
+vectors = Embeddings(torch.randn(n_users, 32), torch.randn(n_items, 32))
+run = Run(SimpleNamespace(name="x"), EmbeddingScorer(vectors), split, {})
+asked = estimates(batch)
+_, taken = take(lambda: batch.write_recommendations(run, out + suffix, k=20, diversity=diversity))
+print(json.dumps({"estimate": asked[0], "measured": taken}))
+"""
+)
 
 
-def measure(model: str, dim: int, n_users: int, n_items: int, n_pairs: int) -> float:
-    """Train in a process of its own, and divide the estimate by what was taken."""
+def ratio_of(code: str, *arguments: object) -> float:
+    """Work in a process of its own, and divide the estimate by what was taken at most."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system does not say what a process has taken at most")
-    sizes = [str(number) for number in (dim, n_users, n_items, n_pairs)]
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, model, *sizes],
+        [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"},
     )
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     return found["estimate"] / found["measured"]
 
 
 def test_the_estimate_is_about_right():
-    assert 1 / 1.5 < measure("lightgcn", 128, 40_000, 10_000, 10_000) < 1.5
+    assert 1 / 1.5 < ratio_of(TRAINING, "lightgcn", 128, 40_000, 10_000, 10_000) < 1.5
 
 
 @pytest.mark.long
@@ -202,7 +366,90 @@ def test_the_estimate_is_about_right():
 @pytest.mark.parametrize("model", ["mf-bpr", "lightgcn", "vbpr", "bm3", "freedom"])
 @pytest.mark.parametrize("dim", [64, 256])
 def test_estimates_of_more_models(model: str, dim: int, capsys):
-    ratio = measure(model, dim, 60_000, 10_000, 20_000)
+    ratio = ratio_of(TRAINING, model, dim, 60_000, 10_000, 20_000)
     with capsys.disabled():
         print(f"\n{model}, {dim} wide: the estimate is {ratio:.2f} of what was taken")
     assert 1 / 1.5 < ratio < 1.5
+
+
+def grown_shop(folder: Path, suffix: str, n_rows: int, wide: str = "") -> Path:
+    """Write the interactions of the small shop so often that there are so many, each time of other customers."""
+    shop = toy_dataset().interactions
+    copy, row = np.divmod(np.arange(n_rows), len(shop))
+    frame = pl.DataFrame({"user": shop.users.ids[shop.user[row]], "copy": copy, "item": shop.items.ids[shop.item[row]],
+                          "rating": row % 5 + 1, "timestamp": 1_500_000_000 + row})  # fmt: skip
+    frame = frame.select(
+        pl.format("{}-{}", "user", "copy").alias("user_id"),
+        pl.format("{}-{}", "item", pl.col("copy") % 999).alias("item_id"),
+        "rating",
+        "timestamp",
+        *(
+            [pl.lit("words of a review that nobody reads " * 6).alias("review")]
+            if wide == "interactions"
+            else []
+        ),
+    )
+    folder.mkdir()
+    text = frame.write_csv()
+    match suffix:
+        case ".csv.gz":
+            (folder / "sales.csv.gz").write_bytes(gzip.compress(text.encode(), 3))
+        case ".csv":
+            (folder / "sales.csv").write_text(text)
+        case ".jsonl":
+            frame.write_ndjson(folder / "sales.jsonl")
+        case _:
+            frame.write_parquet(folder / "sales.parquet")
+    items = frame["item_id"].unique().sort()
+    if wide == "items":
+        text = pl.select(
+            pl.lit("a description of many words " * 300).alias("description"), title=pl.lit("Thing")
+        )
+        pl.DataFrame({"item_id": items}).join(text, how="cross").write_csv(folder / "items.csv")
+    if wide == "features":
+        np.save(folder / "image.npy", np.ones((len(items), 2048), dtype=np.float32))
+    return folder
+
+
+def test_the_estimate_of_preparing_is_about_right(tmp_path: Path):
+    assert 1 / 2 < ratio_of(PREPARE, grown_shop(tmp_path / "shop", ".csv", 400_000)) < 2
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("suffix", "wide"),
+    [(".csv", ""), (".csv.gz", ""), (".jsonl", ""), (".parquet", ""), (".csv", "interactions"), (".csv", "items"),
+     (".csv", "features")],
+)  # fmt: skip
+def test_estimates_of_preparing_more_files(tmp_path: Path, suffix: str, wide: str, capsys):
+    n_rows = 300_000 if wide else 1_500_000
+    ratio = ratio_of(PREPARE, grown_shop(tmp_path / "shop", suffix, n_rows, wide))
+    with capsys.disabled():
+        print(f"\nprepare {suffix}, wide {wide or 'nowhere'}: the estimate is {ratio:.2f} of what was taken")
+    assert 1 / 2 < ratio < 2
+
+
+@pytest.mark.parametrize(
+    ("encoder", "n"), [("wide", 20_000), pytest.param("tfidf", 10_000, marks=pytest.mark.long)]
+)
+def test_the_estimate_of_encoding_is_about_right(encoder: str, n: int, capsys):
+    ratio = ratio_of(ENCODE, encoder, n)
+    with capsys.disabled():
+        print(f"\nencode {encoder}: the estimate is {ratio:.2f} of what was taken")
+    assert 1 / 2 < ratio < 2
+
+
+@pytest.mark.parametrize(
+    ("suffix", "n_users", "n_items", "diversity"),
+    [
+        (".csv", 200, 200_000, 0),
+        pytest.param(".parquet", 100_000, 2000, 0, marks=pytest.mark.long),
+        pytest.param(".jsonl", 2000, 100_000, 0.3, marks=pytest.mark.long),
+    ],
+)
+def test_the_estimate_of_lists_is_about_right(tmp_path: Path, suffix, n_users, n_items, diversity, capsys):
+    ratio = ratio_of(LISTS, suffix, n_users, n_items, diversity, tmp_path / "lists")
+    with capsys.disabled():
+        print(f"\nlists {suffix}, {n_items} items: the estimate is {ratio:.2f} of what was taken")
+    assert 1 / 3 < ratio < 3, "equal scores take more"

@@ -10,19 +10,26 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 from triptych import load, train
 from triptych.cli.app import run as command
+from triptych.cli.progress import TrainingProgress
 from triptych.data.dataset import Dataset
 from triptych.data.split import Split
 from triptych.errors import StorageError
+from triptych.experiments import search
 from triptych.files import only_process, read_json
+from triptych.models.ials import IALS
+from triptych.runs.trackers import Observers
+from triptych.scorer import EmbeddingScorer
 from triptych.testing import checkerboard
 from triptych.training.config import TrainConfig
-from triptych.training.trainer import DeferredSignals, EpochRecord, Observer
+from triptych.training.signals import DeferredSignals
+from triptych.training.trainer import EpochRecord, Observer
 
 HOLD = """
 import sys
@@ -121,6 +128,8 @@ def test_a_stopped_training_goes_on_as_if_never_stopped(tmp_path: Path, capsys, 
     assert stopped.returncode == 128 + getattr(signal, name), stopped.stderr
     assert "--resume" in stopped.stderr
     assert "Traceback" not in stopped.stderr
+    told = f"stopping once epoch {epoch} is saved; again to stop at once" in stopped.stderr
+    assert told == (when == "late"), "only who has to wait is told to"
     checkpoint = tmp_path / "stopped.checkpoint"
     if epoch is None:
         assert not checkpoint.exists()
@@ -190,6 +199,41 @@ def test_the_observer_hears_of_a_stop_that_waits(tmp_path: Path):
         learn(heard, tmp_path / "c")
     assert (heard.stopping, heard.epochs) == ([3], [1, 2, 3])
     assert read_json(tmp_path / "c" / "checkpoint.json")["progress"]["epoch"] == 3
+
+
+@pytest.mark.usefixtures("sigint")
+def test_where_nothing_is_between_batches_the_stop_waits_and_says_so(tmp_path: Path, monkeypatch):
+    """Epoch 1 is saved, but sweeps know no batch at which to stop; and an evaluation is not lost either."""
+    heard, config = Heard(stop_in=0), TrainConfig(epochs=5, metric="recall@2")
+
+    def stopped_in_the_second_epoch(target: type, name: str) -> None:
+        real = getattr(target, name)
+
+        def stopping(*arguments: object) -> object:
+            if heard.epochs == [1] and not heard.stopping:
+                os.kill(os.getpid(), signal.SIGINT)
+            return real(*arguments)
+
+        monkeypatch.setattr(target, name, stopping)
+
+    for place, (model, target, name) in enumerate(
+        [("ials", IALS, "_solve"), ("mf-bpr", EmbeddingScorer, "score")]
+    ):
+        stopped_in_the_second_epoch(target, name)
+        heard.epochs, heard.stopping = [], []
+        with pytest.raises(KeyboardInterrupt):
+            train(model, checkerboard(8), config=config, device="cpu", k=(2,), checkpoint_dir=tmp_path / str(place),
+                  checkpoint_every=1, observer=heard)  # fmt: skip
+        assert (heard.stopping, heard.epochs) == ([2], [1, 2])
+        assert read_json(tmp_path / str(place) / "checkpoint.json")["progress"]["epoch"] == 2
+
+
+def test_all_who_pass_on_what_they_hear_pass_on_a_stop(tmp_path: Path, capsys):
+    one, two = Heard(0), Heard(0)
+    Observers(one, search._Watcher(MagicMock(), "recall@2", two)).on_stopping(4)
+    assert (one.stopping, two.stopping) == ([4], [4])
+    TrainingProgress("x", 5, "recall@2").on_stopping(4)
+    assert capsys.readouterr().err == "stopping once epoch 4 is saved; again to stop at once\n"
 
 
 @pytest.mark.usefixtures("sigint")

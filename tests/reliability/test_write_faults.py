@@ -18,6 +18,7 @@ from orders import Laboratory, leftovers
 
 from triptych import Dataset, files, load
 from triptych.cli.app import run as command
+from triptych.data.dataset import MANIFEST
 from triptych.data.export import MARKER
 
 SOURCE = Path(__file__).parents[2] / "src" / "triptych"
@@ -95,7 +96,7 @@ def whole(folder: Path) -> bool:
         return False
     for run in folder.rglob("run.json"):
         load(run.parent)
-    for manifest in folder.rglob("manifest.json"):
+    for manifest in folder.rglob(MANIFEST):
         Dataset.load(manifest.parent)
     for marker in folder.rglob(MARKER):
         files.verify(marker.parent, files.read_json(marker)["files"])
@@ -118,9 +119,9 @@ def refused(laboratory: Laboratory, place: Path, words: tuple[str, ...], error: 
         assert report.status in {2, 3}, report.said  # 3: of an experiment, no training ended
         assert os.strerror(getattr(errno, error)) in said.replace("- ", "")
         assert place.name in said.replace(" ", ""), said
-    resume = ["--resume"] if (place / "out" / "run.checkpoint" / "checkpoint.json").exists() else []
-    again = [] if report.status else ["--overwrite"] * (words[0] != "compare")
-    last = laboratory.do("commands", place, *words, *(again or resume))
+    made, unfinished = Path(words[-1].format(place)), place / "out" / "run.checkpoint" / "checkpoint.json"
+    options = ["--overwrite"] * (made.exists() and words[0] != "compare")
+    last = laboratory.do("commands", place, *words, *options, *["--resume"] * unfinished.exists())
     assert last.status == 0, last.said
     assert leftovers(place) == []
     assert not (place / "out" / "run.checkpoint").exists()

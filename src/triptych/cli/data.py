@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +66,12 @@ CacheFolder = Annotated[
     typer.Option("--cache", envvar="TRIPTYCH_CACHE", help="Folder that keeps what was encoded."),
 ]
 Device = Annotated[str, typer.Option(help="Of learned encoders: auto, cpu, cuda or cuda:N.")]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TRIPTYCH_MEMORY_LIMIT", help="Refuse what would take more memory than this, such as 8GB."
+    ),
+]
 NoThumbnails = Annotated[bool, typer.Option("--no-thumbnails", help="Keep no small pictures.")]
 
 
@@ -136,6 +143,7 @@ def prepare(
     cache: CacheFolder = None,
     device: Device = "auto",
     no_thumbnails: NoThumbnails = False,
+    memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -148,7 +156,7 @@ def prepare(
     from triptych.preparation import prepare as prepare_dataset
 
     check_new_folder(out_folder, marker=MANIFEST, overwrite=overwrite)
-    with EncodingProgress() as progress:
+    with _limited(memory_limit), EncodingProgress() as progress:
         data = prepare_dataset(
             source,
             name=name or out_folder.resolve().name,
@@ -189,6 +197,7 @@ def encode(
     cache: CacheFolder = None,
     device: Device = "auto",
     no_thumbnails: NoThumbnails = False,
+    memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -207,7 +216,7 @@ def encode(
             wanted="a text template, or a folder of files",
             fix="Name it with --text, --images or --sounds",
         )
-    with EncodingProgress() as progress:
+    with _limited(memory_limit), EncodingProgress() as progress:
         encoded = add_content(
             dataset,
             contents,
@@ -400,6 +409,12 @@ def _media(images: Path | None, sounds: Path | None) -> dict[str, Path]:
 
 def _encoders(pairs: list[str] | None) -> dict[str, str]:
     return dict(read_pair("--encoder", "MODALITY=NAME", pair, "text=minilm") for pair in pairs or [])
+
+
+def _limited(size: str | None) -> AbstractContextManager[None]:
+    from triptych.memory import limited_to, parse_size
+
+    return limited_to(parse_size(size) if size else None)
 
 
 def _cache(folder: Path | None) -> Path | None:

@@ -157,6 +157,11 @@ class TrainingProgress(Observer):
             line = f"{self._name} epoch {record.epoch}/{self._epochs}  {status}"
             err.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def on_stopping(self, epoch: int) -> None:
+        """Say that the first Ctrl-C was heard, and what a second one does."""
+        line = f"stopping once epoch {epoch} is saved; again to stop at once"
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
 
 class ExperimentProgress:
     """Shows the trainings of an experiment: a line for each that ends, and the one that is going on here.

@@ -55,8 +55,9 @@ def search(
     No test pair is there. Trials are kept: call it again after a kill, or with more trials. Several calls may
     work on one folder at a time.
     """
-    from triptych.experiments.search import SearchPlan, write_search
     from triptych.experiments.search import search as search_settings
+    from triptych.experiments.search import write_search
+    from triptych.experiments.study import SearchPlan
     from triptych.training.recipe import parse_settings
     from triptych.training.space import find_space
 

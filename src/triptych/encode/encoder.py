@@ -147,6 +147,10 @@ class CorpusEncoder(ABC):
         self.spec, self.reason = spec, reason
 
     @abstractmethod
+    def memory_needed(self, texts: Sequence[str]) -> int:
+        """Estimate how many bytes `encode_all` takes at most."""
+
+    @abstractmethod
     def encode_all(self, texts: Sequence[str | None]) -> tuple[Matrix, BoolArray]:
         """Encode I texts -> (I, F) float32, and (I,) bool, which have a row."""
 

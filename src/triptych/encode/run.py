@@ -17,6 +17,11 @@ from triptych.data.features import ItemFeatures
 from triptych.encode.cache import DIGEST_BYTES, Cache, Row
 from triptych.encode.encoder import KINDS, Content, CorpusEncoder, Encoder
 from triptych.errors import DataError
+from triptych.memory import free_bytes, require_memory
+
+_PER_ROW = 600
+"""Bytes of a row beside its numbers: its digest, its items, its places in tables."""
+_FIX = "Encode where there is more, or with an encoder of fewer columns; what was encoded is kept"
 
 
 class Observer(Protocol):
@@ -94,13 +99,15 @@ def encode(
 
     Raises:
         DataError: not one item has a content that can be used.
+        ConfigError: the rows need more memory than is free. That is asked when the first batch has shown how
+            wide they are; what the encoder itself takes for a batch is no part of it.
     """
     task = _Task(kind, contents)
     if isinstance(encoder, CorpusEncoder):
         rows, effort = _encode_together(task, encoder)
     else:
         rows, effort = _encode_each(task, encoder, cache_dir, observer)
-    word, left_out = KINDS[kind].word, task.count_left_out()
+    word, left_out = task.word, task.count_left_out()
     if not rows:
         shown = ": " + "; ".join(left_out["first_left_out"]) if left_out else ""
         raise DataError(
@@ -140,6 +147,10 @@ class _Task:
     def __init__(self, kind: str, contents: Sequence[Content | None]) -> None:
         self.left_out: dict[int, str] = {}
         self._kind, self._contents = kind, contents
+        self.word = KINDS[kind].word
+
+    def __len__(self) -> int:
+        return len(self._contents)
 
     def read(self, item: int) -> bytes:
         content = self._contents[item]
@@ -174,8 +185,11 @@ class _Task:
 def _encode_together(task: _Task, encoder: CorpusEncoder) -> tuple[dict[int, Row], Effort]:
     """Give the rows by item."""
     texts = {item: data.decode() for item, data in task.read_all()}
+    inputs = list(texts.values())
+    needed = encoder.memory_needed(inputs)
+    require_memory(needed, free_bytes(), f"encoding {len(inputs):,} {task.word}s together", fix=_FIX)
     started = time.perf_counter()
-    values, present = encoder.encode_all(list(texts.values()))
+    values, present = encoder.encode_all(inputs)
     seconds = time.perf_counter() - started
     rows = {}
     for item, row, known in zip(texts, values, present, strict=True):
@@ -206,6 +220,10 @@ def _encode_each(
             fresh = _encode_batch(task, encoder, batch)
             cache.add(fresh)
             rows |= fresh
+            if start == 0 and rows:  # only now is it known how wide they are
+                width, left = len(next(iter(rows.values())).values), len(shared) - len(rows)
+                needed = left * (4 * width + _PER_ROW) + len(task) * 2 * 4 * width
+                require_memory(needed, free_bytes(), f"encoding {left:,} {task.word}s", fix=_FIX)
             if observer is not None:
                 rate = (len(rows) - n_cached) / max(time.perf_counter() - started, 1e-9)
                 observer.on_items(n_cached + start + len(batch), len(shared), rate)

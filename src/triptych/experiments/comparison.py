@@ -21,7 +21,8 @@ from triptych.evaluation.ranking import Masked, Ranking, check_lengths, evaluate
 from triptych.evaluation.significance import Comparison as Difference
 from triptych.evaluation.significance import compare_systems, correct_family
 from triptych.experiments.content import Change
-from triptych.experiments.jobs import Job, Outcome, Workshop, only_worker, run_jobs
+from triptych.experiments.jobs import Job, Outcome, Workshop, run_jobs
+from triptych.files import only_process
 from triptych.runs import Run, RunRecord, load, open_test
 from triptych.runs.beyond import measure_beyond
 from triptych.training.recipe import Recipe
@@ -203,7 +204,7 @@ def compare(
             wanted="at least one training that ends, and one of the reference",
             fix="Mend what failed, and call again: what is done is kept",
         )
-    with only_worker(workshop.folder):
+    with only_process(workshop.folder, "working"):
         for name, of in ended.items():
             opened = [
                 _open(outcome.job, outcome.folder, split, lengths, masked, beyond)

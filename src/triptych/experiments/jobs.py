@@ -18,12 +18,13 @@ from shutil import rmtree
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from triptych.data.split import Split
-from triptych.errors import ConfigError, StorageError, TriptychError
+from triptych.errors import ConfigError, TriptychError
 from triptych.experiments.content import Change, change_content
-from triptych.files import hash_arrays, write_json
+from triptych.files import hash_arrays, only_process, write_json
+from triptych.memory import keep_freed_memory
 from triptych.runs import RUN, Run, train
 from triptych.training.recipe import Recipe
 from triptych.training.trainer import CHECKPOINT, Observer
@@ -153,7 +154,7 @@ def run_jobs(
     """
     sealed = split.without_test()
     named = {job.name(sealed): job for job in jobs}
-    with only_worker(workshop.folder):
+    with only_process(workshop.folder, "working"):
         waiting = {}
         for name, job in named.items():
             if (workshop.run_folder(name) / RUN).is_file():
@@ -166,25 +167,6 @@ def run_jobs(
                 yield _attempt(job, name, sealed, workshop, observe(job) if observe else None)
         else:
             yield from _in_processes(waiting, sealed, workshop)
-
-
-@contextmanager
-def only_worker(folder: Path) -> Iterator[None]:
-    """Have an experiment's folder for this process alone inside a `with` block.
-
-    Raises:
-        StorageError: another process has it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise StorageError(
-            f"another process works in {folder}",
-            wanted="one process for each experiment's folder",
-            fix="Wait for it, or choose another folder with --out",
-        ) from error
 
 
 def _in_processes(waiting: Mapping[str, Job], sealed: Split, workshop: Workshop) -> Iterator[Outcome]:
@@ -216,6 +198,7 @@ _worker: dict[str, Any] = {}
 
 def _begin_worker(sealed: Split, workshop: Workshop, threads: int) -> None:
     torch.set_num_threads(threads)
+    keep_freed_memory()
     _worker.update(sealed=sealed, workshop=workshop)
 
 

@@ -9,37 +9,28 @@ Needs the extra `search`: `pip install "triptych[search]"`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import product
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from triptych.data.split import Split
 from triptych.encode.encoder import require
 from triptych.errors import ConfigError, TrainingError, TriptychError
-from triptych.experiments.jobs import Job, Workshop, training_of
+from triptych.experiments.jobs import Job, Workshop, job_lock, training_of
+from triptych.experiments.study import Points, SearchPlan
 from triptych.files import write_json, write_text
 from triptych.training.recipe import Recipe
-from triptych.training.space import Range, SearchSpace
 from triptych.training.trainer import EpochRecord, Observer
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
-Sampler = Literal["tpe", "random", "grid"]
-Pruner = Literal["none", "median", "halving"]
 State = Literal["done", "pruned", "failed"]
 
 
@@ -78,39 +69,6 @@ class SearchResult(BaseModel):
     trials: list[SearchTrial]
 
 
-@dataclass(frozen=True)
-class SearchPlan:
-    """How to search.
-
-    Args:
-        space: of which model, and what to try.
-        n_trials: at most so many, the defaults among them; a grid may have fewer points.
-        sampler: "tpe" learns from earlier trials (Bergstra et al. 2011), "random" does not, "grid" tries
-            every combination in a random order.
-        pruner: whether a trial is stopped early: "median", where it is below the median of the earlier ones
-            at its epoch, or "halving" (Li et al., arXiv:1810.05934).
-        seed: of every training, and of what is proposed.
-        fixed: settings of all trials.
-    """
-
-    space: SearchSpace
-    n_trials: int
-    sampler: Sampler = "tpe"
-    pruner: Pruner = "none"
-    seed: int = 1
-    fixed: Mapping[str, Any] | None = None
-
-    def job(self, settings: Mapping[str, Any]) -> Job:
-        """Make the training of a point."""
-        source = f"search of {self.space.model}: {self.space.source}"
-        return Job(Recipe(self.space.model, {**(self.fixed or {}), **settings}, source), self.seed)
-
-    @property
-    def metric(self) -> str:
-        """What is maximised, on the validation part."""
-        return self.job({}).recipe.configs().training.metric
-
-
 def search(
     plan: SearchPlan,
     split: Split,
@@ -131,7 +89,7 @@ def search(
     Raises:
         ConfigError: the extra is missing, the plan cannot work, or the folder holds a search of other data,
             space or seed; found before anything is trained.
-        TrainingError: not one trial ended.
+        TrainingError: not one trial ended, or a worker's process died.
     """
     require("search", "optuna")
     _check(plan)
@@ -139,10 +97,8 @@ def search(
     if workshop.workers == 1:
         _work(plan, sealed, workshop, on_trial, observe)
     else:
-        with ProcessPoolExecutor(workshop.workers, mp_context=get_context("spawn")) as pool:
-            for future in [pool.submit(_work, plan, sealed, workshop) for _ in range(workshop.workers)]:
-                future.result()
-    return _result(plan, sealed, _study(plan, sealed, workshop.folder))
+        _work_together(plan, sealed, workshop)
+    return _result(plan, sealed, Points(plan, sealed, workshop.folder))
 
 
 def write_search(result: SearchResult, folder: Path) -> Path:
@@ -181,77 +137,26 @@ def _work(
     observe: Callable[[Job], Observer] | None = None,
 ) -> None:
     """Take one trial after another until there are enough."""
-    study = _study(plan, sealed, workshop.folder)
-    locks = workshop.folder / "search" / f"{plan.space.model}.locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    while True:
-        with FileLock(locks / "next.lock"):  # so that two processes do not count alike
-            _give_back(study, locks)
-            trial = _next(plan, study)
-            if trial is None:
-                return
-            held = FileLock(locks / f"{trial.number}.lock", timeout=0)
-            held.acquire()
-        try:
-            _try(plan, study, trial, sealed, workshop, observe)
-        finally:
-            held.release()
+    points = Points(plan, sealed, workshop.folder)
+    while (taken := points.take()) is not None:
+        trial, held = taken
+        with held:
+            _try(plan, points.study, trial, sealed, workshop, observe)
         if on_trial is not None:
-            on_trial(_summary(study.trials[trial.number]))
+            on_trial(_summary(points.study.trials[trial.number]))
 
 
-def _give_back(study: Study, locks: Path) -> None:
-    """Queue the trials anew whose process is no more: nobody holds their lock."""
-    from optuna.trial import TrialState
-
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+def _work_together(plan: SearchPlan, sealed: Split, workshop: Workshop) -> None:
+    with ProcessPoolExecutor(workshop.workers, mp_context=get_context("spawn")) as pool:
         try:
-            with FileLock(locks / f"{trial.number}.lock", timeout=0):
-                study.tell(trial.number, state=TrialState.FAIL)
-                study.enqueue_trial(
-                    trial.params, user_attrs={"point": trial.user_attrs["point"], "lost": trial.number}
-                )
-        except Timeout:
-            continue
-
-
-def _next(plan: SearchPlan, study: Study) -> Trial | None:
-    """Take the next trial: one given back, the defaults, or another point; None when there are enough."""
-    from optuna.trial import TrialState
-
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    if waiting:
-        trial = study.ask(_distributions(plan) if waiting[0].user_attrs["point"] else {})
-    else:
-        begun = _counted(study)
-        if len(begun) >= plan.n_trials:
-            return None
-        if begun and plan.sampler == "grid":
-            left = _rest_of_grid(plan, begun)
-            if not left:
-                return None
-            study.enqueue_trial(left[0])
-        trial = study.ask(_distributions(plan) if begun else {})
-    point = {name: _decode(plan, name, value) for name, value in trial.params.items()}
-    trial.set_user_attr("point", point)
-    return trial
-
-
-def _counted(study: Study) -> list[FrozenTrial]:
-    """List the trials that count, which are all but those that were tried again under another number."""
-    again = {trial.user_attrs["lost"] for trial in study.trials if "lost" in trial.user_attrs}
-    return [trial for trial in study.trials if trial.number not in again]
-
-
-def _rest_of_grid(plan: SearchPlan, begun: list[FrozenTrial]) -> list[dict[str, Any]]:
-    """List the points of the grid that were not begun, in an order that the seed decides."""
-    choices = {
-        name: _choices(values) for name, values in plan.space.values.items() if isinstance(values, tuple)
-    }
-    points = [dict(zip(choices, point, strict=True)) for point in product(*choices.values())]
-    order = np.random.default_rng(plan.seed).permutation(len(points))
-    tried = [trial.params for trial in begun]
-    return [points[place] for place in order if points[place] not in tried]
+            for future in [pool.submit(_work, plan, sealed, workshop) for _ in range(workshop.workers)]:
+                future.result()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                f"a process of the search in {workshop.folder} died, as it does when memory runs out",
+                wanted="workers that live until all trials are done",
+                fix="Call it again, perhaps with fewer workers: it goes on where it was",
+            ) from error
 
 
 def _try(
@@ -267,9 +172,10 @@ def _try(
     from optuna.trial import TrialState
 
     job = plan.job(trial.user_attrs["point"])
+    name = job.name(sealed)
     watcher = _Watcher(trial, plan.metric, observe(job) if observe else None)
     try:
-        with training_of(job, job.name(sealed), sealed, workshop, watcher) as run:
+        with job_lock(name, workshop), training_of(job, name, sealed, workshop, watcher) as run:
             record = run.record
     except TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
@@ -303,83 +209,8 @@ class _Watcher(Observer):
         if self._trial.should_prune():
             raise TrialPruned
 
-
-def _study(plan: SearchPlan, sealed: Split, folder: Path) -> Study:
-    """Open the journal, or begin it."""
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path = folder / "search" / f"{plan.space.model}.journal"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path))),
-        study_name=plan.space.model,
-        direction="maximize",
-        load_if_exists=True,
-        pruner=_pruner(plan),
-    )
-    study.sampler = _sampler(plan, len(study.trials))
-    facts = {
-        "split": sealed.content_hash,
-        "space": {name: str(values) for name, values in plan.space.values.items()},
-        "fixed": json.dumps(dict(plan.fixed or {}), sort_keys=True),
-        "seed": plan.seed,
-    }
-    known = study.user_attrs.get("facts", facts)
-    if known != facts:
-        raise ConfigError(
-            f"{path} holds a search with another "
-            + " and ".join(key for key in facts if facts[key] != known.get(key)),
-            wanted="the search that was begun there",
-            fix="Choose another folder with --out",
-        )
-    study.set_user_attr("facts", facts)
-    return study
-
-
-def _sampler(plan: SearchPlan, n_known: int) -> BaseSampler:
-    from optuna.samplers import RandomSampler, TPESampler
-
-    seed = plan.seed + n_known  # a later call, or another process, goes on elsewhere
-    return TPESampler(seed=seed) if plan.sampler == "tpe" else RandomSampler(seed=seed)
-
-
-def _pruner(plan: SearchPlan) -> BasePruner:
-    from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
-
-    pruners: dict[Pruner, Callable[[], BasePruner]] = {
-        "none": NopPruner,
-        "median": MedianPruner,
-        "halving": SuccessiveHalvingPruner,
-    }
-    return pruners[plan.pruner]()
-
-
-def _distributions(plan: SearchPlan) -> dict[str, BaseDistribution]:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    found: dict[str, BaseDistribution] = {}
-    for name, values in plan.space.values.items():
-        if not isinstance(values, Range):
-            found[name] = CategoricalDistribution(_choices(values))
-        elif values.whole:
-            found[name] = IntDistribution(int(values.low), int(values.high), log=values.log)
-        else:
-            found[name] = FloatDistribution(values.low, values.high, log=values.log)
-    return found
-
-
-def _choices(values: tuple[Any, ...]) -> list[Any]:
-    """Give values as Optuna takes them: lists and tables become text."""
-    return [value if isinstance(value, bool | int | float | str) else json.dumps(value) for value in values]
-
-
-def _decode(plan: SearchPlan, name: str, chosen: Any) -> Any:
-    """Give back the value that a choice stands for."""
-    values = plan.space.values[name]
-    return chosen if isinstance(values, Range) else values[_choices(values).index(chosen)]
+    def on_stopping(self, epoch: int) -> None:
+        self._other.on_stopping(epoch)
 
 
 def _summary(trial: FrozenTrial) -> SearchTrial:
@@ -399,14 +230,11 @@ def _summary(trial: FrozenTrial) -> SearchTrial:
     )
 
 
-def _result(plan: SearchPlan, sealed: Split, study: Study) -> SearchResult:
+def _result(plan: SearchPlan, sealed: Split, points: Points) -> SearchResult:
     from optuna.trial import TrialState
 
-    done = study.get_trials(states=(TrialState.COMPLETE,))
-    lost = {trial.user_attrs["lost"] for trial in study.trials if "lost" in trial.user_attrs}
-    trials = [
-        _summary(trial) for trial in study.trials if trial.number not in lost and trial.state.is_finished()
-    ]
+    done = points.study.get_trials(states=(TrialState.COMPLETE,))
+    trials = [_summary(trial) for trial in points.counted() if trial.state.is_finished()]
     if not done:
         errors = [trial.error for trial in trials if trial.error] or ["no trial was begun"]
         raise TrainingError(
@@ -414,7 +242,7 @@ def _result(plan: SearchPlan, sealed: Split, study: Study) -> SearchResult:
             wanted="at least one finished trial",
             fix="Mend what failed, or search other values",
         )
-    best = max(done, key=lambda trial: (trial.value or 0.0, -trial.number))
+    best = max(done, key=lambda trial: (trial.value or 0.0, -points.first_number(trial)))
     return SearchResult(
         model=plan.space.model,
         data=sealed.data.name,
@@ -422,7 +250,7 @@ def _result(plan: SearchPlan, sealed: Split, study: Study) -> SearchResult:
         seed=plan.seed,
         best={**(plan.fixed or {}), **best.user_attrs["point"]},
         best_value=float(best.value or 0.0),
-        importance=_importance(study, [trial for trial in done if trial.params]),
+        importance=_importance(points.study, [trial for trial in done if trial.params]),
         trials=trials,
     )
 

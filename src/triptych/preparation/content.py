@@ -117,7 +117,7 @@ def add_content(
         observer: is told of progress.
 
     Raises:
-        ConfigError: an encoder or a column is not there.
+        ConfigError: an encoder or a column is not there, or the rows need more memory than is free.
         DataError: none of the contents can be used.
     """
     for content in contents:

@@ -24,7 +24,9 @@ from triptych.data.split import PARTS
 from triptych.data.tables import naming
 from triptych.errors import DataError
 from triptych.files import sha256
+from triptych.memory import free_bytes, require_memory
 from triptych.preparation.content import NONE, ContentObserver, add_content, choose_content
+from triptych.preparation.needs import memory_to_read
 
 
 def prepare(
@@ -79,7 +81,7 @@ def prepare(
 
     Raises:
         DataError: a file is missing or damaged, or a value in it is wrong.
-        ConfigError: settings that cannot go together.
+        ConfigError: settings that cannot go together, or files that need more memory than is free.
     """
     for modality in [*(modality for modality, _ in features), *(media or {})]:
         check_modality(modality)
@@ -91,6 +93,12 @@ def prepare(
     found = find_layout(Path(source), layout, hints)
     if items_file is not None:
         found = replace(found, files={**found.files, "items": Path(items_file)})
+    require_memory(
+        memory_to_read(found, [file for _, file in features]),
+        free_bytes(),
+        f"reading {found.title}",
+        fix="Prepare where there is more, or files with fewer rows or without columns that nobody needs",
+    )
     frame, usual = found.read_interactions(bad)
     meaning = _merge(usual, columns)
     read = interactions_from_frame(

@@ -25,11 +25,23 @@ from triptych.data.split import Pairs, Split
 from triptych.data.tables import existing_file, read_table
 from triptych.errors import ConfigError, UnknownIdError
 from triptych.evaluation.ranking import BLOCK_SIZE, SeenItems, check_lengths, rank_unseen, top_k
+from triptych.memory import free_bytes, require_memory
 from triptych.runs.run import Excluded, Recommendation, Run, ScoredItem
 from triptych.scorer import EmbeddingScorer
 
 CANDIDATES = 5
 """A diverse list is chosen from so many times its length of the best items."""
+
+_COPIES_PER_BLOCK = 3
+"""Of a block of scores: one where no scores of a user are equal, five where many are and must be sorted."""
+_COPIES_OF_VECTORS = 3
+"""Of the candidates' vectors: as they are, of length 1, and their products."""
+_BYTES_PER_PAIR = 40
+"""Of an interaction that keeps an item off a list: it is sorted by user."""
+_BYTES_PER_ROW, _ROWS_HELD = 350, 250_000
+"""Of a table of lists, and how many of them `write_frames` holds at most."""
+_RUNTIME = 24 << 20
+"""What libraries take for themselves once they compute."""
 
 
 class Lists(NamedTuple):
@@ -161,7 +173,8 @@ def recommend_all(
     Raises:
         UnknownIdError: some users are not in the data set.
         ConfigError: k is below 1 or above the number of items; the condition cannot be read, or does not fit
-            the item table; `diversity` is not from 0 to 1, or the run has no vectors to tell it by.
+            the item table; `diversity` is not from 0 to 1, or the run has no vectors to tell it by; or the
+            lists of a block of users need more memory than is free.
     """
     batch = _Batch(run, user_ids, k, exclude, where, diversity)
     return (entry for lists in batch for entry in batch.maker.recommendations(lists))
@@ -203,7 +216,7 @@ def write_recommendations(
     """
     path = Path(path)
     check_suffix(path)
-    batch = _Batch(run, user_ids, k, exclude, where, diversity)
+    batch = _Batch(run, user_ids, k, exclude, where, diversity, rows_held=_ROWS_HELD)
     counts = {"popular_lists": 0, "short_lists": 0}
 
     def frames() -> Iterator[pl.DataFrame]:
@@ -232,6 +245,7 @@ class _Batch:
         exclude: Excluded,
         where: str | None,
         diversity: float,
+        rows_held: int = 0,
     ) -> None:
         data = run.split.data
         check_lengths([k], data.n_items)
@@ -239,6 +253,10 @@ class _Batch:
         if where is not None:
             self.allowed = Condition.parse(where).mask(data.item_table, data.n_items)
         self.users = np.arange(data.n_users) if user_ids is None else _find(data.users, list(user_ids))
+        needed = _memory_needed(run, len(self.users), k, diversity)
+        needed += _BYTES_PER_ROW * min(k * len(self.users), rows_held)
+        fix = "Make them where there is more, or for fewer users at a time"
+        require_memory(needed, free_bytes(), f"lists of {k} among {data.n_items:,} items", fix=fix)
         self.maker = ListMaker(run)
         self.make = partial(self.maker.make, k=k, exclude=exclude, allowed=self.allowed, diversity=diversity)
         self.make(self.users[:0])  # what is wrong with the rest is said before the first block
@@ -309,6 +327,17 @@ def diversify(
     none = order < 0
     order.clamp_(min=0)
     return scores.gather(1, order).masked_fill(none, -torch.inf), items.gather(1, order).masked_fill(none, -1)
+
+
+def _memory_needed(run: Run, n_users: int, k: int, diversity: float) -> int:
+    """Estimate how many bytes the lists of a block of users take, and what is made ready for all."""
+    n_items, block = run.split.n_items, min(n_users, BLOCK_SIZE)
+    scores = _COPIES_PER_BLOCK * 4 * block * n_items
+    seen = _BYTES_PER_PAIR * len(run.split.data.interactions)
+    if diversity and isinstance(run.scorer, EmbeddingScorer):
+        candidates = min(CANDIDATES * k, n_items)
+        scores += _COPIES_OF_VECTORS * 4 * block * candidates * run.scorer.embeddings.items.shape[1]
+    return scores + seen + _RUNTIME
 
 
 def _item_vectors(run: Run) -> Tensor:

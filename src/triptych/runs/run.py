@@ -10,6 +10,7 @@ training code.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 from triptych.data.arrays import RawId
 from triptych.data.dataset import Dataset
 from triptych.data.split import PartName, Split
-from triptych.errors import ConfigError
+from triptych.errors import ConfigError, StorageError
 from triptych.evaluation.ranking import (
     Masked,
     Ranking,
@@ -30,9 +31,19 @@ from triptych.evaluation.ranking import (
     evaluate_ranking,
     top_k,
 )
-from triptych.files import checksums, new_folder, open_folder, read_arrays, write_arrays, write_json
+from triptych.files import (
+    checksums,
+    new_folder,
+    only_process,
+    open_folder,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 from triptych.runs.record import KIND, SCHEMA_VERSION, RunRecord
 from triptych.scorer import SCORERS, Scorer
+from triptych.training.trainer import CHECKPOINT
 
 RUN = "run.json"
 
@@ -199,8 +210,10 @@ def open_test(run: Run, split: Split, k: Sequence[int] = (10, 20), *, masked: Ma
 def load(path: str | Path) -> Run:
     """Read a run folder, checking every file against its checksum.
 
+    Checkpoints that a kill left after the run was saved are removed.
+
     Raises:
-        StorageError: it is no run, of another schema version, or damaged.
+        StorageError: it is no run, of another schema version, or damaged, or its parts are not of one size.
     """
     folder = Path(path)
     with open_folder(folder, marker=RUN, kind=KIND, version=SCHEMA_VERSION, maker="triptych train") as facts:
@@ -215,4 +228,40 @@ def load(path: str | Path) -> Run:
             for name in (kind, "model")
         )
         split = replace(Split.by_label(data), protocol=record.split)
-        return Run(record, SCORERS[kind].from_arrays(scoring), split, weights)
+        run = Run(record, SCORERS[kind].from_arrays(scoring), split, weights)
+        _check_sizes(run, folder)
+    _drop_checkpoints(run, checkpoints_of(folder))
+    return run
+
+
+def checkpoints_of(path: Path) -> Path:
+    """Say where `triptych train` keeps the checkpoints of what becomes the run `path`."""
+    return path.with_name(f"{path.name}.checkpoint")
+
+
+def _check_sizes(run: Run, folder: Path) -> None:
+    scored, known = ((of.n_users, of.n_items) for of in (run.scorer, run.split))
+    if scored != known:
+        raise StorageError(
+            f"{folder} scores {scored[1]:,} items for {scored[0]:,} users, but its data set has "
+            f"{known[1]:,} items and {known[0]:,} users",
+            wanted="a model and the data set that it was trained on",
+            fix="Restore the folder from a copy, or train again",
+        )
+
+
+def _drop_checkpoints(run: Run, folder: Path) -> None:
+    """Remove the checkpoints that a run came of; those of a training that is to replace it stay.
+
+    A run came of those whose epochs are its own, to the fraction of a second; without the file that says so
+    they are of no use to anybody.
+    """
+    if not folder.is_dir():
+        return
+    marker, history = folder / f"{CHECKPOINT}.json", run.record.model_dump(mode="json")["history"]
+    in_use_or_damaged = suppress(StorageError, OSError, LookupError, TypeError)
+    with in_use_or_damaged, only_process(folder, "clearing"):  # which removes the folder once it is empty
+        told = read_json(marker)["progress"]["history"] if marker.is_file() else []
+        if told == history[: len(told)]:
+            for file in sorted(folder.glob(f"{CHECKPOINT}[-.]*")):  # the marker last
+                file.unlink()

@@ -302,6 +302,11 @@ class Observers(Observer):
         for observer in self._observers:
             observer.on_epoch(record)
 
+    def on_stopping(self, epoch: int) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_stopping(epoch)
+
 
 class Tracking(Observer):
     """Tells several trackers. One that fails is told nothing more: training goes on, with one warning.

@@ -15,7 +15,7 @@ from triptych.errors import ConfigError, StorageError
 from triptych.evaluation.metrics import parse_metric
 from triptych.evaluation.ranking import Masked, check_lengths, evaluate_ranking
 from triptych.files import check_room, only_process
-from triptych.memory import free_bytes, limited_to, require_memory
+from triptych.memory import limited_to, require_memory, restart_peak
 from triptych.models.base import ModelConfig, ModelInputs
 from triptych.models.plugins.base import PluginConfig, create_plugged_in, make_plugin_configs
 from triptych.models.registry import make_config, model_entry, model_entry_of
@@ -86,6 +86,7 @@ def train(
             fix="Leave the plug-in out, or choose another model",
         )
     lengths = check_lengths([*k, parse_metric(config.metric)[1]], split.n_items)
+    restart_peak()  # what this process did before is not this training's
     whole, split = split, split.without_test()
     inputs = ModelInputs.from_split(split, graph_cache)
     identity = {"model": entry.name, "model settings": model_config.model_dump(mode="json"),
@@ -109,10 +110,9 @@ def train(
             identity=identity,
             observer=observer,
         )
-        free = free_bytes() if where.type == "cpu" else free_memory(where)
         require_memory(
             trainer.memory_needed(),
-            free,
+            free_memory(where),
             f"training {entry.name}",
             fix="Train where there is more, or with a smaller embedding_dim or fewer modalities",
         )

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import signal
-import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -20,12 +15,14 @@ from torch import Tensor
 
 from triptych.errors import StorageError, TrainingError
 from triptych.evaluation.ranking import BLOCK_SIZE
+from triptych.memory import peak_bytes
 from triptych.models.base import Group, Recommender, Step, Triplets
 from triptych.scorer import Scorer
 from triptych.training.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
 from triptych.training.config import TrainConfig
 from triptych.training.row_adam import RowAdam
 from triptych.training.sampler import TripletSampler
+from triptych.training.signals import DeferredSignals
 
 Validate = Callable[[Scorer], dict[str, float]]
 """Measures a frozen model on the validation part."""
@@ -142,6 +139,7 @@ class Trainer:
         self.progress = Progress()
         self.saved_epoch = 0
         self._signals = DeferredSignals(self._on_signal, active=False)
+        self._may_stop = False
         self.best: Tensors = {}
         groups = model.optimizer_groups()
         self.rates = {name: group.options.get("lr", config.learning_rate) for name, group in groups.items()}
@@ -193,7 +191,7 @@ class Trainer:
         return kept + max(step, _COPIES_PER_BLOCK * block) + _RUNTIME
 
     def _on_signal(self) -> None:
-        if self.saved_epoch < self.progress.epoch:
+        if not self._may_stop:
             self.observer.on_stopping(self.progress.epoch + 1)
 
     def _run_epoch(self, epoch: int) -> EpochRecord:
@@ -222,10 +220,12 @@ class Trainer:
         for name, optimizers in self.optimizers.items():
             for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
                 group["lr"] = self.rates[name] * self.config.lr_decay ** ((epoch - 1) / 50)
-        log = LossLog()
+        log, in_batches = LossLog(), self.model.schedule == "batches"
+        self._may_stop = in_batches and self.saved_epoch == self.progress.epoch
         self._drive(self.model.epoch_steps(epoch), log)
-        if self.model.schedule == "batches":
+        if in_batches:
             self._train_batches(epoch, log)
+        self._may_stop = False  # what is left of the epoch is evaluated and saved rather than lost
         return log.means(epoch)
 
     def _train_batches(self, epoch: int, log: LossLog) -> None:
@@ -234,7 +234,7 @@ class Trainer:
             on_device = Triplets(*(part.to(self.device, non_blocking=True) for part in batch))
             self._drive(self.model.batch_steps(on_device), log)
             self.observer.on_batch(epoch, done, n_batches)
-            if self.saved_epoch == self.progress.epoch:
+            if self._may_stop:
                 self._signals.deliver()
 
     def _drive(self, steps: Iterable[Step], log: LossLog) -> None:
@@ -311,56 +311,6 @@ class Trainer:
         self.saved_epoch = self.progress.epoch
 
 
-class DeferredSignals:
-    """Ctrl-C and SIGTERM, kept back inside a `with` block until it is their time; a second one is not.
-
-    In the main thread alone, as Python handles signals nowhere else. What the process ignores, it goes
-    on to ignore.
-
-    Args:
-        on_first: is called when the first one comes.
-        active: whether to keep back anything at all.
-    """
-
-    def __init__(self, on_first: Callable[[], object], *, active: bool = True) -> None:
-        self._on_first, self._active = on_first, active
-        self._before: dict[int, Any] = {}
-        self._kept: int | None = None
-
-    @property
-    def waiting(self) -> bool:
-        """Whether one has come."""
-        return self._kept is not None
-
-    def deliver(self) -> None:
-        """Let the one that has come, if any, do what it would have done."""
-        number, self._kept = self._kept, None
-        if number is not None:
-            signal.raise_signal(number)
-
-    def __enter__(self) -> DeferredSignals:
-        if self._active and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._keep)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-
-    def _keep(self, number: int, frame: FrameType | None) -> None:
-        self._kept = number
-        self._restore()
-        self._on_first()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-
 def _optimizers(group: Group, rate: float) -> dict[str, torch.optim.Optimizer]:
     """Make Adam for a group, and its lazy form for the parameters that are moved row by row."""
     options = {"lr": rate, **group.options}
@@ -413,10 +363,7 @@ def _bytes_of(tensors: Iterable[Tensor]) -> int:
 
 def peak_memory_bytes(device: torch.device) -> int:
     """Say how much memory the process has held at most; on CUDA, the device's allocator."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()
 
 
 @contextmanager

@@ -1,0 +1,268 @@
+"""The points of a search: which were tried, which is next, kept in a journal that survives any kill.
+
+Optuna proposes and remembers; what is added here is that no point is lost or tried twice, whichever process
+dies at whichever moment. A trial that was begun is held by a lock, which falls with its process: whoever
+comes next queues its point anew, and then gives it up. One that died before its point was written was never
+begun.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from triptych.data.split import Split
+from triptych.errors import ConfigError
+from triptych.experiments.jobs import Job
+from triptych.training.recipe import Recipe
+from triptych.training.space import Range, SearchSpace
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.storages import JournalStorage
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+Sampler = Literal["tpe", "random", "grid"]
+Pruner = Literal["none", "median", "halving"]
+
+_POINT, _LOST = "point", "lost"
+"""What is noted of a trial: its settings, and the number of the one whose point it tries again."""
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How to search.
+
+    Args:
+        space: of which model, and what to try.
+        n_trials: at most so many, the defaults among them; a grid may have fewer points.
+        sampler: "tpe" learns from earlier trials (Bergstra et al. 2011), "random" does not, "grid" tries
+            every combination in a random order.
+        pruner: whether a trial is stopped early: "median", where it is below the median of the earlier ones
+            at its epoch, or "halving" (Li et al., arXiv:1810.05934).
+        seed: of every training, and of what is proposed.
+        fixed: settings of all trials.
+    """
+
+    space: SearchSpace
+    n_trials: int
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "none"
+    seed: int = 1
+    fixed: Mapping[str, Any] | None = None
+
+    def job(self, settings: Mapping[str, Any]) -> Job:
+        """Make the training of a point."""
+        source = f"search of {self.space.model}: {self.space.source}"
+        return Job(Recipe(self.space.model, {**(self.fixed or {}), **settings}, source), self.seed)
+
+    @property
+    def metric(self) -> str:
+        """What is maximised, on the validation part."""
+        return self.job({}).recipe.configs().training.metric
+
+
+class Points:
+    """The journal of a search, opened or begun; several processes may work with one.
+
+    Args:
+        plan: how to search.
+        sealed: the split, without test pairs.
+        folder: of the experiment.
+
+    Raises:
+        ConfigError: the folder holds a search of other data, space or seed.
+    """
+
+    def __init__(self, plan: SearchPlan, sealed: Split, folder: Path) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        path = folder / "search" / f"{plan.space.model}.journal"
+        self._plan, self._locks = plan, path.with_suffix(".locks")
+        self._locks.mkdir(parents=True, exist_ok=True)
+        self._alone = FileLock(self._locks / "next.lock")
+        with self._alone:
+            self.study = optuna.create_study(
+                storage=_open_journal(path, FileLock(self._locks / "journal.lock")),
+                study_name=plan.space.model,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=_pruner(plan),
+            )
+            self.study.sampler = _sampler(plan, len(self.study.trials))
+            _check_facts(self.study, plan, sealed, path)
+
+    def take(self) -> tuple[Trial, FileLock] | None:
+        """Take the next point, and the lock to be held while it is tried; None when there are enough."""
+        with self._alone:  # so that two processes do not count alike
+            self._give_back()
+            trial = self._next()
+            if trial is None:
+                return None
+            held = self._lock_of(trial.number)
+            held.acquire()
+            return trial, held
+
+    def counted(self) -> list[FrozenTrial]:
+        """List the trials that count: those that were begun, and not tried again under another number."""
+        trials = self.study.trials
+        again = _tried_again(trials)
+        return [trial for trial in trials if trial.number not in again and _POINT in trial.user_attrs]
+
+    def first_number(self, trial: FrozenTrial) -> int:
+        """Give the number that a trial's point had when it was first begun."""
+        while _LOST in trial.user_attrs:
+            trial = self.study.trials[trial.user_attrs[_LOST]]
+        return trial.number
+
+    def _give_back(self) -> None:
+        """Queue the points anew whose process is no more: nobody holds their lock."""
+        from optuna.trial import TrialState
+
+        again = _tried_again(self.study.get_trials(deepcopy=False))
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            try:
+                with self._lock_of(trial.number):
+                    if trial.number not in again and _POINT in trial.user_attrs:
+                        self._queue(trial.user_attrs[_POINT], {_LOST: trial.number})
+                    self.study.tell(
+                        trial.number, state=TrialState.FAIL
+                    )  # who is killed before finds it again
+            except Timeout:
+                continue
+
+    def _next(self) -> Trial | None:
+        """Take one that was given back, the defaults, or another point."""
+        from optuna.trial import TrialState
+
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        begun = self.counted()
+        if not waiting and len(begun) >= self._plan.n_trials:
+            return None
+        if not waiting and begun and self._plan.sampler == "grid":
+            left = _rest_of_grid(self._plan, begun)
+            if not left:
+                return None
+            self._queue(left[0])
+            waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        searched = bool(waiting[0].user_attrs[_POINT]) if waiting else bool(begun)
+        trial = self.study.ask(_distributions(self._plan) if searched else {})
+        point = {name: _decode(self._plan, name, chosen) for name, chosen in trial.params.items()}
+        trial.set_user_attr(_POINT, point)
+        return trial
+
+    def _queue(self, point: Mapping[str, Any], notes: Mapping[str, Any] = {}) -> None:
+        """Let a point be the next that is taken."""
+        params = {name: _encode(value) for name, value in point.items()}
+        self.study.enqueue_trial(params, user_attrs={_POINT: dict(point), **notes})
+
+    def _lock_of(self, number: int) -> FileLock:
+        return FileLock(self._locks / f"{number}.lock", timeout=0)
+
+
+def _tried_again(trials: list[FrozenTrial]) -> set[int]:
+    return {trial.user_attrs[_LOST] for trial in trials if _LOST in trial.user_attrs}
+
+
+def _open_journal(path: Path, lock: FileLock) -> JournalStorage:
+    """Open a journal, less a last line that was not written to its end."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    class Lock(JournalFileOpenLock):
+        """One that falls with its process; Optuna's own outlive it by half a minute."""
+
+        def acquire(self) -> bool:
+            lock.acquire()
+            return True
+
+        def release(self) -> None:
+            lock.release()
+
+    with lock:
+        written = path.read_bytes() if path.exists() else b""
+        if written and not written.endswith(b"\n"):
+            os.truncate(path, written.rfind(b"\n") + 1)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=Lock(str(path))))
+
+
+def _check_facts(study: Study, plan: SearchPlan, sealed: Split, path: Path) -> None:
+    facts = {
+        "split": sealed.content_hash,
+        "space": {name: str(values) for name, values in plan.space.values.items()},
+        "fixed": json.dumps(dict(plan.fixed or {}), sort_keys=True),
+        "seed": plan.seed,
+    }
+    known = study.user_attrs.get("facts", facts)
+    if known != facts:
+        raise ConfigError(
+            f"{path} holds a search with another "
+            + " and ".join(key for key in facts if facts[key] != known.get(key)),
+            wanted="the search that was begun there",
+            fix="Choose another folder with --out",
+        )
+    study.set_user_attr("facts", facts)
+
+
+def _sampler(plan: SearchPlan, n_known: int) -> BaseSampler:
+    from optuna.samplers import RandomSampler, TPESampler
+
+    seed = plan.seed + n_known  # a later call, or another process, goes on elsewhere
+    return TPESampler(seed=seed) if plan.sampler == "tpe" else RandomSampler(seed=seed)
+
+
+def _pruner(plan: SearchPlan) -> BasePruner:
+    from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
+
+    pruners: dict[Pruner, Callable[[], BasePruner]] = {
+        "none": NopPruner,
+        "median": MedianPruner,
+        "halving": SuccessiveHalvingPruner,
+    }
+    return pruners[plan.pruner]()
+
+
+def _rest_of_grid(plan: SearchPlan, begun: list[FrozenTrial]) -> list[dict[str, Any]]:
+    """List the points of the grid that were not begun, in an order that the seed decides."""
+    values = {name: values for name, values in plan.space.values.items() if isinstance(values, tuple)}
+    points = [dict(zip(values, point, strict=True)) for point in product(*values.values())]
+    order = np.random.default_rng(plan.seed).permutation(len(points))
+    tried = [trial.user_attrs[_POINT] for trial in begun]
+    return [points[place] for place in order if points[place] not in tried]
+
+
+def _distributions(plan: SearchPlan) -> dict[str, BaseDistribution]:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    found: dict[str, BaseDistribution] = {}
+    for name, values in plan.space.values.items():
+        if not isinstance(values, Range):
+            found[name] = CategoricalDistribution([_encode(value) for value in values])
+        elif values.whole:
+            found[name] = IntDistribution(int(values.low), int(values.high), log=values.log)
+        else:
+            found[name] = FloatDistribution(values.low, values.high, log=values.log)
+    return found
+
+
+def _encode(value: Any) -> Any:
+    """Give a value as Optuna takes it: lists and tables become text."""
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def _decode(plan: SearchPlan, name: str, chosen: Any) -> Any:
+    """Give back the value that a choice stands for."""
+    values = plan.space.values[name]
+    return chosen if isinstance(values, Range) else values[[_encode(value) for value in values].index(chosen)]
