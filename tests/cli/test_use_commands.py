@@ -43,6 +43,17 @@ def _no_address(monkeypatch):
     monkeypatch.delenv("TRIPTYCH_DATABASE", raising=False)
 
 
+def test_lists_that_need_too_much_memory_are_refused_before_anything_is_written(
+    call, folder: Path, tmp_path: Path
+):
+    words = ["recommend", folder / "lightgcn", "--all", "-k", 4, "--memory-limit", "1MB"]
+    for more in ([], ["--out", tmp_path / "lists.parquet"]):
+        called = call(*words, *more)
+        assert called.status == 2
+        assert "making lists of 4 among 20 items needs about" in called.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lists_of_all_users_become_one_table(call, folder: Path, tmp_path: Path):
     called = call(
         "recommend", folder / "lightgcn", "--all", "-k", 4, "--out", tmp_path / "lists.parquet", "--json"

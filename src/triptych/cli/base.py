@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +53,19 @@ DataFolder = Annotated[
     Path, typer.Argument(help="A data set folder made by `triptych prepare`.", metavar="DATA")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `triptych train`.", metavar="RUN")]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TRIPTYCH_MEMORY_LIMIT", help="Refuse what would take more memory than this, such as 8GB."
+    ),
+]
+
+
+def limited(size: str | None) -> AbstractContextManager[None]:
+    """Hold what happens in a `with` block to --memory-limit."""
+    from triptych.memory import limited_to, parse_size
+
+    return limited_to(parse_size(size) if size else None)
 
 
 SplitKind = Annotated[

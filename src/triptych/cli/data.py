@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +12,12 @@ import typer
 from triptych.cli.base import (
     DataFolder,
     Json,
+    MemoryLimit,
     Overwrite,
     SplitKind,
     SplitSeed,
     app,
+    limited,
     make_split,
     read_choice,
     read_pair,
@@ -66,12 +67,6 @@ CacheFolder = Annotated[
     typer.Option("--cache", envvar="TRIPTYCH_CACHE", help="Folder that keeps what was encoded."),
 ]
 Device = Annotated[str, typer.Option(help="Of learned encoders: auto, cpu, cuda or cuda:N.")]
-MemoryLimit = Annotated[
-    str | None,
-    typer.Option(
-        envvar="TRIPTYCH_MEMORY_LIMIT", help="Refuse what would take more memory than this, such as 8GB."
-    ),
-]
 NoThumbnails = Annotated[bool, typer.Option("--no-thumbnails", help="Keep no small pictures.")]
 
 
@@ -156,7 +151,7 @@ def prepare(
     from triptych.preparation import prepare as prepare_dataset
 
     check_new_folder(out_folder, marker=MANIFEST, overwrite=overwrite)
-    with _limited(memory_limit), EncodingProgress() as progress:
+    with limited(memory_limit), EncodingProgress() as progress:
         data = prepare_dataset(
             source,
             name=name or out_folder.resolve().name,
@@ -216,7 +211,7 @@ def encode(
             wanted="a text template, or a folder of files",
             fix="Name it with --text, --images or --sounds",
         )
-    with _limited(memory_limit), EncodingProgress() as progress:
+    with limited(memory_limit), EncodingProgress() as progress:
         encoded = add_content(
             dataset,
             contents,
@@ -409,12 +404,6 @@ def _media(images: Path | None, sounds: Path | None) -> dict[str, Path]:
 
 def _encoders(pairs: list[str] | None) -> dict[str, str]:
     return dict(read_pair("--encoder", "MODALITY=NAME", pair, "text=minilm") for pair in pairs or [])
-
-
-def _limited(size: str | None) -> AbstractContextManager[None]:
-    from triptych.memory import limited_to, parse_size
-
-    return limited_to(parse_size(size) if size else None)
 
 
 def _cache(folder: Path | None) -> Path | None:

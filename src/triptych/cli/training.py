@@ -14,6 +14,7 @@ from triptych.cli.base import (
     Json,
     Lengths,
     MaskedOption,
+    MemoryLimit,
     Overwrite,
     SplitKind,
     SplitSeed,
@@ -70,12 +71,7 @@ def train(
             "tracking/TRACKER beside the run; repeat.",
         ),
     ] = None,
-    memory_limit: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TRIPTYCH_MEMORY_LIMIT", help="Refuse what would take more memory than this, such as 8GB."
-        ),
-    ] = None,
+    memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -87,6 +83,7 @@ def train(
     from triptych.memory import parse_size
     from triptych.runs import RUN
     from triptych.runs import train as train_run
+    from triptych.runs.run import checkpoints_of
     from triptych.runs.trackers import Observers, Tracking, make_trackers, settings_of
     from triptych.training.recipe import find_recipe, parse_settings
     from triptych.training.trainer import CHECKPOINT
@@ -97,7 +94,7 @@ def train(
     dataset = Dataset.load(data)
     folder = out_folder or Path("runs") / f"{recipe.name}-{dataset.name}-seed{seed}"
     check_new_folder(folder, marker=RUN, overwrite=overwrite)
-    checkpoints = folder.with_name(folder.name + ".checkpoint")
+    checkpoints = checkpoints_of(folder)
     begun = (checkpoints / f"{CHECKPOINT}.json").is_file()
     if begun and not (resume or overwrite):
         raise StorageError(

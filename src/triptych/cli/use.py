@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from triptych.cli.base import Json, Overwrite, RunFolder, app, read_choice
+from triptych.cli.base import Json, MemoryLimit, Overwrite, RunFolder, app, limited, read_choice
 from triptych.cli.output import err, out, print_facts, print_json, print_table
 from triptych.errors import ConfigError
 
@@ -58,6 +58,7 @@ def recommend(
         typer.Option("--out", metavar="FILE", help="Write one table: .parquet, .csv or .jsonl."),
     ] = None,
     titles: Annotated[bool, typer.Option("--titles", help="Write the items' titles as well.")] = False,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
 ) -> None:
     """List the best items for users; a user without training interactions gets popular items."""
@@ -84,7 +85,7 @@ def recommend(
         "diversity": diversity,
     }
     if out_file is not None:
-        with _counting("users") as observer:
+        with limited(memory_limit), _counting("users") as observer:
             counts = write_recommendations(
                 run, out_file, wanted, k, exclude=excluded, where=where, diversity=diversity,
                 titles=titles, observer=observer,
@@ -92,7 +93,8 @@ def recommend(
         show = print_json if as_json else print_facts
         show({**facts, **counts, "out": str(out_file)})
         return
-    lists = recommend_all(run, wanted, k, exclude=excluded, where=where, diversity=diversity)
+    with limited(memory_limit):  # what the lists need is asked before the first is made
+        lists = recommend_all(run, wanted, k, exclude=excluded, where=where, diversity=diversity)
     if as_json:
         answers = [
             {"user_id": entry.user_id, "basis": entry.basis, "items": [vars(item) for item in entry.items]}

@@ -256,7 +256,7 @@ class _Batch:
         needed = _memory_needed(run, len(self.users), k, diversity)
         needed += _BYTES_PER_ROW * min(k * len(self.users), rows_held)
         fix = "Make them where there is more, or for fewer users at a time"
-        require_memory(needed, free_bytes(), f"lists of {k} among {data.n_items:,} items", fix=fix)
+        require_memory(needed, free_bytes(), f"making lists of {k} among {data.n_items:,} items", fix=fix)
         self.maker = ListMaker(run)
         self.make = partial(self.maker.make, k=k, exclude=exclude, allowed=self.allowed, diversity=diversity)
         self.make(self.users[:0])  # what is wrong with the rest is said before the first block
