@@ -82,7 +82,7 @@ def table(cases: Sequence[Mapping[str, Any]]) -> Table:
         ),
         rows,
         "CPU seconds, medians of rounds. An epoch is scaled up from some of its batches; of a closed form it"
-        " is the solution. No product: the part of a profiled epoch's time that is neither a product of dense"
-        " matrices nor of a sparse one. The limit that an epoch is held against is the time its own"
-        " products took in the same process, as the profiler saw it.",
+        " is the solution. The limit that an epoch is held against is the time its own products of dense"
+        " matrices and of sparse ones took in the same process, as the profiler saw it; the rest is no"
+        " product. The profiler slows products down a little, so that a ratio may fall below 1.",
     )

@@ -342,7 +342,7 @@ def test_a_model_is_measured(tiny):
         case.timings[EPOCH].cpu[0]
         >= case.timings["first batch"].cpu[0] + 8 * case.timings["later batch"].cpu[0]
     )
-    assert 0 < case.facts[training.SHARE] < 1
+    assert 0 <= case.facts[training.SHARE] < 1
     assert sum(case.facts["share of a profiled epoch"].values()) == pytest.approx(1)
     assert case.facts[training.PEAK] > case.facts[training.BUILT] > 50
     (held,) = case.ratios
