@@ -27,6 +27,7 @@ from triptych.data.feature_files import read_features
 from triptych.data.ids import IdMap
 from triptych.data.layouts import find_layout
 from triptych.data.layouts.python_literals import parse_record
+from triptych.data.layouts.recbole import _read_embeddings
 from triptych.data.lines import DEEPEST, read_chunks, read_json_lines
 from triptych.data.pictures import open_picture
 from triptych.data.readers import read_interactions
@@ -406,6 +407,19 @@ def test_a_file_is_what_it_is_read_as(tmp_path: Path):
 def test_what_is_no_table_by_any_name(tmp_path: Path, name: str, content: bytes):
     with pytest.raises(DataError, match=name):
         read_interactions(put(tmp_path, name, content))
+
+
+def test_a_column_named_by_half_a_character_is_refused(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"user_id": 1, "\\ud800": 2}\n')
+    with pytest.raises(DataError, match="surrogates not allowed"):
+        read_header(tmp_path / "a.jsonl")
+
+
+def test_embeddings_that_look_packed_and_are_cut_are_refused(tmp_path: Path):
+    path = tmp_path / "a.itememb"
+    path.write_bytes(gzip.compress(b"iid:token\temb:float_seq\n1\t0.5 0.5\n" * 50)[:-9])
+    with pytest.raises(DataError, match="cannot be read"):
+        _read_embeddings(path)
 
 
 # Recipes

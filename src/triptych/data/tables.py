@@ -91,7 +91,9 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
         first = _first_line(path, encoding)
         if suffix in (".jsonl", ".ndjson"):
             row = json.loads(first)
-            return list(row) if isinstance(row, dict) else []
+            names = list(row) if isinstance(row, dict) else []
+            "".join(names).encode()  # half a surrogate pair is no text
+            return names
         typed = suffix in _TYPED
         names = next(csv.reader([first], delimiter=_separator(first, suffix), quotechar='"'))
         return [name.partition(":")[0].strip() if typed else name for name in names]

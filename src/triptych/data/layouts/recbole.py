@@ -137,7 +137,7 @@ def _read_embeddings(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, 
         frame = pl.read_csv(
             existing_file(path), separator="\t", quote_char=None, infer_schema=False, glob=False
         )
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:  # what looks packed and is not, is an OSError
         raise DataError(
             f"cannot be read: {error}", wanted="ids, a tab, numbers", fix="Write it again"
         ) from error
