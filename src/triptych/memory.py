@@ -92,8 +92,7 @@ def keep_freed_memory() -> None:
     """Let this process take up again what it has freed, up to 1 GiB, rather than hand it back to the system.
 
     A training step frees and takes the same megabytes many times over, and each time the system would
-    clear them anew: fitting SAND's bounds takes 2.3 times as long then. Arrays above 32 MiB are handed
-    back as ever.
+    clear them anew, which can take longer than the step itself. Arrays above 32 MiB are handed back as ever.
     Does something where the C library is glibc, and nothing elsewhere.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

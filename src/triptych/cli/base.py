@@ -53,6 +53,11 @@ DataFolder = Annotated[
     Path, typer.Argument(help="A data set folder made by `triptych prepare`.", metavar="DATA")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder made by `triptych train`.", metavar="RUN")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+GraphCache = Annotated[
+    Path | None,
+    typer.Option(envvar="TRIPTYCH_CACHE", help="Folder that keeps item neighbours between calls."),
+]
 MemoryLimit = Annotated[
     str | None,
     typer.Option(

@@ -48,13 +48,8 @@ Beyond = Annotated[
         "--beyond", help="Also what lists are like beside accuracy, and recall by groups of users and items."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(help="Trainings at the same time.")]
 Threads = Annotated[int | None, typer.Option(help="Threads of each training.")]
-GraphCache = Annotated[
-    Path | None,
-    typer.Option(envvar="TRIPTYCH_CACHE", help="Folder that keeps item neighbours between calls."),
-]
 OutFolder = Annotated[
     Path | None, typer.Option("--out", help="The experiment's folder; by default experiments/DATA.")
 ]

@@ -6,13 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from triptych.cli.base import Json, Lengths, MaskedOption, SplitKind, SplitSeed, app, read_choice
+from triptych.cli.base import (
+    Device,
+    GraphCache,
+    Json,
+    Lengths,
+    MaskedOption,
+    SplitKind,
+    SplitSeed,
+    app,
+    read_choice,
+)
 from triptych.cli.bench import (
     Bench,
     Beyond,
     DataOption,
-    Device,
-    GraphCache,
     OutFolder,
     Protocol,
     Seeds,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych.cli.base import Json, SplitKind, SplitSeed, app, read_pair
-from triptych.cli.bench import Bench, Device, GraphCache, OutFolder, Seeds, Threads, Workers, read_seeds
+from triptych.cli.base import Device, GraphCache, Json, SplitKind, SplitSeed, app, read_pair
+from triptych.cli.bench import Bench, OutFolder, Seeds, Threads, Workers, read_seeds
 from triptych.cli.comparison_tables import print_comparison, worded
 from triptych.cli.output import out, print_json, print_table
 from triptych.errors import ConfigError

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych.cli.base import Json, SplitKind, SplitSeed, app, read_choice
+from triptych.cli.base import Device, GraphCache, Json, SplitKind, SplitSeed, app, read_choice
 from triptych.cli.bench import (
     Bench,
     DataOption,
-    Device,
-    GraphCache,
     OutFolder,
     Settings,
     Threads,

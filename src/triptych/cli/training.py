@@ -11,6 +11,8 @@ import typer
 
 from triptych.cli.base import (
     DataFolder,
+    Device,
+    GraphCache,
     Json,
     Lengths,
     MaskedOption,
@@ -24,7 +26,6 @@ from triptych.cli.base import (
     read_lengths,
     read_masked,
 )
-from triptych.cli.bench import Device, GraphCache
 from triptych.cli.output import err, print_json, print_table
 from triptych.errors import StorageError
 

@@ -24,6 +24,7 @@ from triptych.errors import ConfigError, TrainingError, TriptychError
 from triptych.experiments.jobs import Job, Workshop, job_lock, training_of
 from triptych.experiments.study import Points, SearchPlan
 from triptych.files import write_json, write_text
+from triptych.memory import keep_freed_memory
 from triptych.training.recipe import Recipe
 from triptych.training.trainer import EpochRecord, Observer
 
@@ -147,7 +148,9 @@ def _work(
 
 
 def _work_together(plan: SearchPlan, sealed: Split, workshop: Workshop) -> None:
-    with ProcessPoolExecutor(workshop.workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        workshop.workers, mp_context=get_context("spawn"), initializer=keep_freed_memory
+    ) as pool:
         try:
             for future in [pool.submit(_work, plan, sealed, workshop) for _ in range(workshop.workers)]:
                 future.result()
