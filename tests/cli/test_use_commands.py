@@ -50,7 +50,7 @@ def test_lists_that_need_too_much_memory_are_refused_before_anything_is_written(
     for more in ([], ["--out", tmp_path / "lists.parquet"]):
         called = call(*words, *more)
         assert called.status == 2
-        assert "making lists of 4 among 20 items needs about" in called.stderr
+        assert "needs about" in called.stderr
     assert list(tmp_path.iterdir()) == []
 
 

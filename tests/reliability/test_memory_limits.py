@@ -8,14 +8,16 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from triptych import Dataset, Split, memory, train
+from triptych import Dataset, Split, evaluate, memory, train
 from triptych.cli.app import run as command
+from triptych.data.features import ItemFeatures
 from triptych.data.interactions import TRAIN, VALID, Interactions
 from triptych.data.layouts.movielens import MovieLens
 from triptych.data.layouts.plain import Tables
@@ -24,6 +26,7 @@ from triptych.encode.encoder import Encoder, EncoderSpec
 from triptych.encode.run import encode
 from triptych.errors import ConfigError, StorageError
 from triptych.preparation import needs
+from triptych.runs import fuse
 from triptych.testing import checkerboard, toy_dataset
 from triptych.training.config import TrainConfig
 
@@ -153,8 +156,8 @@ def test_preparing_encoding_and_listing_beyond_the_limit_are_refused(tmp_path: P
     ]
     refusals = {
         ("prepare", str(export), *out): "reading tables of interactions and items needs about",
-        (*words, *out): "encoding 10 texts together needs about",
-        ("recommend", str(tmp_path / "run"), "--all", *out): "lists of 10 among 16 items needs about",
+        (*words, *out): "loading",
+        ("recommend", str(tmp_path / "run"), "--all", *out): "loading",
     }
     for asked, said in refusals.items():
         monkeypatch.setenv(memory.LIMIT, "1MB")
@@ -170,6 +173,53 @@ def test_preparing_encoding_and_listing_beyond_the_limit_are_refused(tmp_path: P
             assert command([*asked, "--overwrite", "--memory-limit", "2MB"]) == 2
             shutil.rmtree(tmp_path / "out.csv")
         capsys.readouterr()
+
+
+def test_whatever_reads_a_folder_asks_whether_it_fits(tmp_path: Path, capsys, monkeypatch):
+    for seed in (1, 2):
+        train("mf-bpr", checkerboard(16), config=CONFIG, device="cpu", seed=seed, k=(2,)).save(
+            tmp_path / str(seed)
+        )
+    checkerboard(16).labelled().save(tmp_path / "data")
+    one, two, data, out = (str(tmp_path / name) for name in ("1", "2", "data", "out"))
+    for words in (
+        ["evaluate", one, "-k", "2"],
+        ["fuse", one, two, "--out", out, "--metric", "recall@2", "-k", "2"],
+        ["recommend", one, "--all"],
+        ["serve", one, "--port", "0"],
+    ):
+        assert command([*words, "--memory-limit", "2MB"]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"loading {one} needs about" in said
+        assert "bytes of memory, 0 are free" in said
+        assert not Path(out).exists()
+    assert command(["evaluate", one, "-k", "2", "--memory-limit", "100TB"]) == 0
+    assert (
+        command(
+            ["fuse", one, two, "--out", out, "--metric", "recall@2", "-k", "2", "--memory-limit", "100TB"]
+        )
+        == 0
+    )
+    monkeypatch.setenv(memory.LIMIT, "2MB")
+    for words in (["describe", data], ["similar", one, "0"]):
+        capsys.readouterr()
+        assert command(words) == 2
+        assert "loading" in capsys.readouterr().err
+
+
+def test_rankings_lists_and_fusions_ask_before_they_begin():
+    runs = [
+        train("mf-bpr", checkerboard(16), config=CONFIG, device="cpu", seed=seed, k=(2,)) for seed in (1, 2)
+    ]
+    asked = {
+        "ranking 16 items": lambda: evaluate(runs[0], k=(2,)),
+        "making lists of 2": lambda: runs[0].recommend([0], 2),
+        "fusing 2 runs for 16 users": lambda: fuse(runs, metric="recall@2", k=(2,)),
+    }
+    for said, ask in asked.items():
+        with memory.limited_to(1), pytest.raises(ConfigError, match=f"{said}.* needs about"):
+            ask()
+        assert ask()
 
 
 def test_rows_too_wide_are_refused_when_the_first_batch_shows_it(tmp_path: Path):
@@ -342,6 +392,20 @@ print(json.dumps({"estimate": asked[0], "measured": taken}))
 )
 
 
+LOADING = (
+    PEAK
+    + """
+from triptych import Dataset
+from triptych.data import dataset, sizes
+folder = Path(sys.argv[1])
+pl.read_parquet(folder / "users.parquet")
+dataset.require_memory_to_load = lambda _: None
+_, taken = take(lambda: Dataset.load(folder))
+print(json.dumps({"estimate": sizes.memory_to_load(folder), "measured": taken}))
+"""
+)
+
+
 def ratio_of(code: str, *arguments: object) -> float:
     """Work in a process of its own, and divide the estimate by what was taken at most."""
     if not Path("/proc/self/clear_refs").exists():
@@ -410,6 +474,22 @@ def grown_shop(folder: Path, suffix: str, n_rows: int, wide: str = "") -> Path:
     if wide == "features":
         np.save(folder / "image.npy", np.ones((len(items), 2048), dtype=np.float32))
     return folder
+
+
+@pytest.mark.parametrize(("n_pairs", "dim"), [(1_000_000, 0), (50_000, 512)])
+def test_the_estimate_of_loading_is_about_right(tmp_path: Path, n_pairs: int, dim: int, capsys):
+    rng = np.random.default_rng(0)
+    pairs = Interactions.from_ids(rng.integers(50_000, size=n_pairs), rng.integers(20_000, size=n_pairs))
+    features = {
+        name: ItemFeatures.dense(rng.normal(size=(pairs.n_items, dim)).astype("f4"))
+        for name in ("image", "text")
+        if dim
+    }
+    replace(Dataset.from_interactions("x", pairs), features=features).save(tmp_path / "data")
+    ratio = ratio_of(LOADING, tmp_path / "data")
+    with capsys.disabled():
+        print(f"\nloading {n_pairs:,} pairs, {dim} columns: the estimate is {ratio:.2f} of what was taken")
+    assert 1 / 2 < ratio < 2
 
 
 def test_the_estimate_of_preparing_is_about_right(tmp_path: Path):

@@ -14,8 +14,10 @@ from triptych.cli.base import (
     Json,
     Lengths,
     MaskedOption,
+    MemoryLimit,
     RunFolder,
     app,
+    limited,
     read_choice,
     read_lengths,
     read_masked,
@@ -56,6 +58,7 @@ def evaluate(
             metavar="COLUMN", help="What --beyond compares histories and lists by; by default popularity."
         ),
     ] = None,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
 ) -> None:
     """Measure a saved run on its own split, by full ranking."""
@@ -70,12 +73,14 @@ def evaluate(
             raise ConfigError(
                 f"{option} {value} without --beyond", wanted="both, or neither", fix="Add --beyond"
             )
-    run = load(run_folder)
-    features = None if data is None else Dataset.load(data)
-    ranking = evaluate_run(run, part, lengths, masked=hidden)
     found = None
-    if beyond:
-        found = measure_beyond(run, features, lengths, on=part, masked=hidden, groups=groups or BY_POPULARITY)
+    with limited(memory_limit):
+        run = load(run_folder)
+        features = None if data is None else Dataset.load(data)
+        ranking = evaluate_run(run, part, lengths, masked=hidden)
+        if beyond:
+            by = groups or BY_POPULARITY
+            found = measure_beyond(run, features, lengths, on=part, masked=hidden, groups=by)
     if per_user is not None:
         _write_per_user(per_user, run.split.data.users.ids[ranking.users].tolist(), ranking)
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from triptych.cli.base import Json, app
+from triptych.cli.base import Json, MemoryLimit, app, limited
 from triptych.cli.output import err, out, print_json
 
 
@@ -35,6 +35,7 @@ def serve(
             help="Holds the key that requests must carry as X-API-Key; or set TRIPTYCH_API_KEY.",
         ),
     ] = None,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
 ) -> None:
     """Answer by HTTP: recommendations, items alike, new items and users, explanations, and a page.
@@ -49,7 +50,7 @@ def serve(
     from triptych.serving.catalogue import Catalogue
 
     key = read_key(key_file)
-    with bind(host, port) as bound:
+    with limited(memory_limit), bind(host, port) as bound:
         with err.status("Loading") as status:
             catalogue = Catalogue(run_folders, data_folder, lambda name: status.update(f"Loading {name}"))
         bound_host, bound_port = bound.getsockname()[:2]

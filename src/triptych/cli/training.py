@@ -21,6 +21,7 @@ from triptych.cli.base import (
     SplitKind,
     SplitSeed,
     app,
+    limited,
     make_split,
     read_choice,
     read_lengths,
@@ -162,6 +163,7 @@ def fuse(
     ] = "zscore",
     k: Lengths = "10,20",
     masked: MaskedOption = "train",
+    memory_limit: MemoryLimit = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -171,13 +173,14 @@ def fuse(
     from triptych.runs import fuse as fuse_runs
 
     check_new_folder(out_folder, marker=RUN, overwrite=overwrite)
-    fused = fuse_runs(
-        [load(folder) for folder in run_folders],
-        metric=metric,
-        normalisation=read_choice("--normalisation", normalisation, ("zscore", "minmax", "rank")),
-        k=read_lengths(k),
-        masked=read_masked(masked),
-    )
+    with limited(memory_limit):
+        fused = fuse_runs(
+            [load(folder) for folder in run_folders],
+            metric=metric,
+            normalisation=read_choice("--normalisation", normalisation, ("zscore", "minmax", "rank")),
+            k=read_lengths(k),
+            masked=read_masked(masked),
+        )
     fused.save(out_folder, overwrite=overwrite)
     record = fused.record
     if as_json:

@@ -76,7 +76,8 @@ def recommend(
     if out_file is not None:
         check_suffix(out_file)
     wanted = read_users(users_file, user_column) if users_file is not None else users or None
-    run = load(run_folder)
+    with limited(memory_limit):
+        run = load(run_folder)
     facts = {
         "run": str(run_folder),
         "model": run.record.name,

@@ -14,6 +14,7 @@ from triptych.data.features import ItemFeatures, check_modality
 from triptych.data.ids import IdMap, id_array
 from triptych.data.interactions import Interactions, k_core
 from triptych.data.pictures import Thumbnails
+from triptych.data.sizes import require_memory_to_load
 from triptych.errors import ShapeError
 from triptych.files import (
     checksums,
@@ -194,10 +195,12 @@ class Dataset:
 
         Raises:
             StorageError: it is no data set, of another schema version, or damaged.
+            ConfigError: it does not fit into memory.
         """
         with open_folder(
             Path(path), marker=MANIFEST, kind=KIND, version=SCHEMA_VERSION, maker="triptych prepare"
         ) as manifest:
+            require_memory_to_load(Path(path))
             return cls._read(Path(path), manifest)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""How large a table is once it is unpacked, told by its beginning, before it is read."""
+"""How large tables and folders are once they are unpacked, told before they are read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from typing import IO, cast
 import polars as pl
 
 from triptych.data.tables import table_suffix
+from triptych.memory import free_bytes, require_memory
 
 _GROWTH, _LINE = 3, 50
 """How much larger texts are than a file whose packing cannot be looked into, and a line of them."""
 _HEAD = 1 << 22
 """Bytes at the beginning of a text by which the rest is judged."""
+
+_RUNTIME, _PER_ROW = 16 << 20, 55
+"""What loading takes for itself, and for each row of tables; see test_memory_limits.py."""
 
 _UNREADABLE = (
     pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error, lzma.LZMAError,
@@ -37,6 +41,23 @@ def table_size(path: Path) -> tuple[int, int]:
             n_bytes = packed * len(head) // max(1, raw.tell())
         return n_bytes, n_bytes * head.count(b"\n") // max(1, len(head))
     return packed, packed // _LINE
+
+
+def memory_to_load(folder: Path) -> int:
+    """Estimate how many bytes it takes to load the tables and arrays that lie in a folder and below it.
+
+    Arrays are read through the pages of their file, so that the largest file counts twice.
+    """
+    arrays = [path.stat().st_size for path in folder.rglob("*.safetensors")]
+    tables = [table_size(path) for path in folder.rglob("*.parquet")]
+    n_bytes, n_rows = (sum(column) for column in zip(*tables, strict=True)) if tables else (0, 0)
+    return _RUNTIME + sum(arrays) + max(arrays, default=0) + n_bytes + _PER_ROW * n_rows
+
+
+def require_memory_to_load(folder: Path) -> None:
+    """Refuse a folder that memory does not hold; see `require_memory`."""
+    fix = "Load it where there is more memory"
+    require_memory(memory_to_load(folder), free_bytes(), f"loading {folder}", fix=fix)
 
 
 def _unpacked(raw: IO[bytes], packing: str) -> IO[bytes]:

@@ -27,6 +27,9 @@ items still stand in the list; the other choice masks these too."""
 BLOCK_SIZE = 64
 """Users ranked at once: large enough for the product, small enough for its result to stay in cache."""
 
+_COPIES_PER_BLOCK = 3
+"""Of a block of scores: one where no scores of a user are equal, five where many are and must be sorted."""
+
 MOST_COUNTED = 10
 """Wanted items per user up to which counting the better items is quicker than sorting out the best."""
 
@@ -110,6 +113,11 @@ def evaluate_ranking(
         "users_left_out": split.n_users - len(users),
     }
     return Ranking(users, per_user(hits, n_relevant[users], lengths), protocol)
+
+
+def memory_to_rank(n_items: int, n_users: int = BLOCK_SIZE) -> int:
+    """Estimate how many bytes the scores of a block of users take while they are made and sorted."""
+    return _COPIES_PER_BLOCK * 4 * min(n_users, BLOCK_SIZE) * n_items
 
 
 def rank_lists(

@@ -24,7 +24,14 @@ from triptych.data.ids import IdMap, id_array
 from triptych.data.split import Pairs, Split
 from triptych.data.tables import existing_file, read_table
 from triptych.errors import ConfigError, UnknownIdError
-from triptych.evaluation.ranking import BLOCK_SIZE, SeenItems, check_lengths, rank_unseen, top_k
+from triptych.evaluation.ranking import (
+    BLOCK_SIZE,
+    SeenItems,
+    check_lengths,
+    memory_to_rank,
+    rank_unseen,
+    top_k,
+)
 from triptych.memory import free_bytes, require_memory
 from triptych.runs.run import Excluded, Recommendation, Run, ScoredItem
 from triptych.scorer import EmbeddingScorer
@@ -32,8 +39,6 @@ from triptych.scorer import EmbeddingScorer
 CANDIDATES = 5
 """A diverse list is chosen from so many times its length of the best items."""
 
-_COPIES_PER_BLOCK = 3
-"""Of a block of scores: one where no scores of a user are equal, five where many are and must be sorted."""
 _COPIES_OF_VECTORS = 3
 """Of the candidates' vectors: as they are, of length 1, and their products."""
 _BYTES_PER_PAIR = 40
@@ -332,7 +337,7 @@ def diversify(
 def _memory_needed(run: Run, n_users: int, k: int, diversity: float) -> int:
     """Estimate how many bytes the lists of a block of users take, and what is made ready for all."""
     n_items, block = run.split.n_items, min(n_users, BLOCK_SIZE)
-    scores = _COPIES_PER_BLOCK * 4 * block * n_items
+    scores = memory_to_rank(n_items, n_users)
     seen = _BYTES_PER_PAIR * len(run.split.data.interactions)
     if diversity and isinstance(run.scorer, EmbeddingScorer):
         candidates = min(CANDIDATES * k, n_items)

@@ -24,8 +24,10 @@ from triptych.evaluation.ranking import (
     SeenItems,
     check_lengths,
     evaluate_ranking,
+    memory_to_rank,
     top_k,
 )
+from triptych.memory import free_bytes, require_memory
 from triptych.runs.record import RunRecord, current_versions
 from triptych.runs.run import Run, open_test
 from triptych.scorer import FusedScorer, Normalisation
@@ -35,6 +37,8 @@ _FIRST_STEP, _LAST_STEP = 1 / 2, 1 / 32
 """Of the search: the largest and the smallest share that is moved from one part to another."""
 _SHORTLIST = 10
 """Items on a shortlist by each part, for each place of the list that is measured."""
+_BYTES_PER_PLACE = 8
+"""Of a shortlist, for each part: the scores in blocks, and put together."""
 _FAR_BELOW = -1e9
 """Finite, as a weight of zero times infinity is no number."""
 _BLOCK_SCORES = 1 << 24
@@ -63,7 +67,8 @@ def fuse(
         masked: whose items are no candidates at test time.
 
     Raises:
-        ConfigError: fewer than two runs, or two of them were trained on different splits.
+        ConfigError: fewer than two runs, or two of them were trained on different splits; or the fusion
+            needs more memory than is free.
     """
     whole = _shared_split(runs)
     sealed = whole.without_test()
@@ -146,11 +151,21 @@ def make_shortlists(scorer: FusedScorer, split: Split, length: int) -> Shortlist
         scorer: the parts; its weights play no role.
         split: its test part plays no role either.
         length: items by each part, S / P; so many that no fusion's list goes beyond them.
+
+    Raises:
+        ConfigError: they need more memory than is free.
     """
     n_relevant = np.bincount(split.valid.user, minlength=split.n_users)
     users = torch.from_numpy(np.flatnonzero(n_relevant))
     seen, wanted = (SeenItems([pairs], split.n_users) for pairs in (split.train, split.valid))
     length, n_parts = min(length, split.n_items), len(scorer.parts)
+    shortlists = _BYTES_PER_PLACE * len(users) * n_parts**2 * length
+    require_memory(
+        shortlists + n_parts * memory_to_rank(split.n_items),
+        free_bytes(),
+        f"fusing {n_parts} runs for {len(users):,} users",
+        fix="Fuse fewer runs, or where there is more memory",
+    )
     kept: list[tuple[Tensor, Tensor]] = []
     for block in users.split(BLOCK_SIZE):
         scores = scorer.part_scores(block)  # (P, B, I)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from triptych.data.arrays import RawId
 from triptych.data.dataset import Dataset
+from triptych.data.sizes import require_memory_to_load
 from triptych.data.split import PartName, Split
 from triptych.errors import ConfigError, StorageError
 from triptych.evaluation.ranking import (
@@ -29,6 +30,7 @@ from triptych.evaluation.ranking import (
     Ranking,
     check_lengths,
     evaluate_ranking,
+    memory_to_rank,
     top_k,
 )
 from triptych.files import (
@@ -41,11 +43,15 @@ from triptych.files import (
     write_arrays,
     write_json,
 )
+from triptych.memory import free_bytes, require_memory
 from triptych.runs.record import KIND, SCHEMA_VERSION, RunRecord
-from triptych.scorer import SCORERS, Scorer
+from triptych.scorer import SCORERS, FusedScorer, Scorer
 from triptych.training.trainer import CHECKPOINT
 
 RUN = "run.json"
+
+_BYTES_PER_PAIR = 64
+"""Of an interaction in an evaluation: sorted by user, and found in the lists."""
 
 Excluded = Literal["none", "train", "train+valid", "all"]
 """Which interactions of a user keep an item off the list; "all" are train, valid and test."""
@@ -163,7 +169,15 @@ class Run:
 def evaluate(
     run: Run, on: PartName = "test", k: Sequence[int] = (10, 20), *, masked: Masked = "train"
 ) -> Ranking:
-    """Measure a run on a part of the split it was made on; see `evaluate_ranking`."""
+    """Measure a run on a part of the split it was made on; see `evaluate_ranking`.
+
+    Raises:
+        ConfigError: as `evaluate_ranking`; also where the ranking needs more memory than is free.
+    """
+    n_parts = len(run.scorer.parts) if isinstance(run.scorer, FusedScorer) else 1
+    needed = n_parts * memory_to_rank(run.split.n_items) + _BYTES_PER_PAIR * len(run.split.data.interactions)
+    fix = "Evaluate it where there is more memory"
+    require_memory(needed, free_bytes(), f"ranking {run.split.n_items:,} items", fix=fix)
     return evaluate_ranking(run.scorer, run.split, on, k, masked=masked)
 
 
@@ -214,9 +228,11 @@ def load(path: str | Path) -> Run:
 
     Raises:
         StorageError: it is no run, of another schema version, or damaged, or its parts are not of one size.
+        ConfigError: it does not fit into memory.
     """
     folder = Path(path)
     with open_folder(folder, marker=RUN, kind=KIND, version=SCHEMA_VERSION, maker="triptych train") as facts:
+        require_memory_to_load(folder)
         record = RunRecord.model_validate({name: facts[name] for name in facts if name != "files"})
         data = Dataset.load(folder / "data")
         kind = next(kind for kind in SCORERS if f"{kind}.safetensors" in facts["files"])

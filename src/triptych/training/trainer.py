@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from triptych.errors import StorageError, TrainingError
-from triptych.evaluation.ranking import BLOCK_SIZE
+from triptych.evaluation.ranking import memory_to_rank
 from triptych.memory import peak_bytes
 from triptych.models.base import Group, Recommender, Step, Triplets
 from triptych.scorer import Scorer
@@ -31,8 +31,6 @@ CHECKPOINT = "checkpoint"
 
 _COPIES_PER_STEP = 3.5
 """Of all nodes' vectors: out and back through linear layers, measured on LightGCN, VBPR and BM3."""
-_COPIES_PER_BLOCK = 3
-"""Of a block of scores: themselves, masked, and cut."""
 _BYTES_PER_PAIR = 32
 """Of a training pair in an epoch: place, user, item, sampled item."""
 _RUNTIME = 48 << 20
@@ -186,9 +184,8 @@ class Trainer:
         n_users, n_items = self.model.n_users, self.model.n_items
         nodes = 4 * (n_users + n_items) * self.model.config.embedding_dim
         pairs = _BYTES_PER_PAIR * self.sampler.n_batches * self.config.batch_size
-        block = 4 * BLOCK_SIZE * n_items
         step = gradients + int(_COPIES_PER_STEP * nodes) + pairs
-        return kept + max(step, _COPIES_PER_BLOCK * block) + _RUNTIME
+        return kept + max(step, memory_to_rank(n_items)) + _RUNTIME
 
     def _on_signal(self) -> None:
         if not self._may_stop:
