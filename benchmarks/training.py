@@ -156,8 +156,7 @@ class Trial:
 
 def measure(job: Job, folder: Path) -> dict[str, Any]:
     """Measure in this process, with the labelled data set that is kept in a folder."""
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # which imports much, once, as the next line does
-    configs = find_recipe(job.recipe).with_settings(job.settings).configs()
+    configs = find_recipe(job.recipe).with_settings(job.settings).configs()  # which imports much, once
     libraries = resident_bytes()
     split = Split.by_label(Dataset.load(folder))
     device = resolve_device(job.device)

@@ -20,7 +20,7 @@ from triptych.models.base import Group, Recommender, Step, Triplets
 from triptych.scorer import Scorer
 from triptych.training.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
 from triptych.training.config import TrainConfig
-from triptych.training.row_adam import RowAdam
+from triptych.training.optimizers import Adam, RowAdam
 from triptych.training.sampler import TripletSampler
 from triptych.training.signals import DeferredSignals
 
@@ -315,7 +315,7 @@ def _optimizers(group: Group, rate: float) -> dict[str, torch.optim.Optimizer]:
     dense = [parameter for parameter in group.parameters if id(parameter) not in apart]
     optimizers: dict[str, torch.optim.Optimizer] = {}
     if dense:
-        optimizers["dense"] = torch.optim.Adam(dense, fused=True, **options)
+        optimizers["dense"] = Adam(dense, fused=True, **options)
     if apart:
         shared = {key: options[key] for key in ("lr", "betas", "eps") if key in options}
         optimizers["by_row"] = RowAdam(group.by_row, **shared)

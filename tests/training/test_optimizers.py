@@ -1,12 +1,15 @@
-"""Adam by rows: equal to Adam where all rows are read, and to torch's sparse form where some are."""
+"""Adam as torch has it; by rows, equal to Adam where all rows are read, and to torch's sparse form where some are."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from triptych.training.row_adam import RowAdam
+from triptych.training.optimizers import Adam, RowAdam
 
 
 def descend(make, reads, *, sparse=True, seed=0):
@@ -19,6 +22,33 @@ def descend(make, reads, *, sparse=True, seed=0):
         (F.embedding(torch.tensor(rows), table, sparse=sparse).pow(4).sum()).backward()
         optimizer.step()
     return table.detach(), optimizer
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adam_is_torchs(fused):
+    reads, options = [[0, 1, 2], [5, 4, 1, 0], [3]], {"lr": 0.1, "weight_decay": 0.01, "fused": fused}
+    ours, optimizer = descend(lambda p: Adam(p, **options), reads, sparse=False)
+    theirs, peer = descend(lambda p: torch.optim.Adam(p, **options), reads, sparse=False)
+    assert torch.equal(ours, theirs)
+    state, wanted = (one.state_dict() for one in (optimizer, peer))
+    assert state["param_groups"] == wanted["param_groups"]
+    assert all(torch.equal(state["state"][0][name], wanted["state"][0][name]) for name in wanted["state"][0])
+
+
+def test_training_loads_no_compiler():
+    """It takes a second and a half and 76 MB, and nothing is compiled."""
+    code = """
+import sys
+from triptych import train
+from triptych import Split
+from triptych.testing import toy_dataset
+from triptych.training.config import TrainConfig
+for model in ("lightgcn", "bm3", "sand", "mmssl", "ease"):
+    train(model, Split.by_ratio(toy_dataset(40, 30)), config=TrainConfig(epochs=1, metric="recall@2"), device="cpu", k=(2,))
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_equals_adam_where_every_row_is_read():
