@@ -43,8 +43,7 @@ def principal_components(rows: Tensor, dim: int, counted: Tensor, *, whiten: boo
     else:
         (centred,) = _blocks(rows, counted, mean, n_rows)
         products = centred @ centred.T
-    squares, vectors = torch.linalg.eigh(products)  # ascending
-    squares, vectors = squares.flip(0)[:dim], vectors.flip(1)[:, :dim]
+    squares, vectors = _largest_eigenpairs(products, dim)
     varies = squares > _ROUNDING * squares[0].clamp(min=0)
     squares, vectors = squares[varies], vectors[:, varies]
     directions = vectors if width <= n_rows else centred.T @ vectors / squares.sqrt()
@@ -53,6 +52,17 @@ def principal_components(rows: Tensor, dim: int, counted: Tensor, *, whiten: boo
         directions = directions * (squares / max(1, n_counted - 1)).rsqrt()
     components = torch.cat([block @ directions for block in _blocks(rows, counted, mean)])
     return F.pad(components.float(), (0, dim - len(squares)))
+
+
+def _largest_eigenpairs(symmetric: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Give the n largest eigenvalues, falling, and their vectors as columns; all, if there are no more."""
+    from scipy.linalg import eigh  # torch's would find them all, in four times the time
+
+    size = len(symmetric)
+    wanted = (max(0, size - n), size - 1)
+    found = eigh(symmetric.cpu().numpy(), subset_by_index=wanted)
+    squares, vectors = (torch.from_numpy(part).to(symmetric.device).flip(-1) for part in found)
+    return squares, vectors
 
 
 def _blocks(rows: Tensor, counted: Tensor, mean: Tensor, size: int = _BLOCK) -> Iterator[Tensor]:
