@@ -112,13 +112,15 @@ def test_no_finished_trial_is_an_error(split: Split, tmp_path: Path):
 
 
 def test_a_pruned_trial_is_stopped_and_never_the_best(split: Split, tmp_path: Path):
-    fixed = {**QUICK, "epochs": 12, "patience": 12}
+    fixed = {**QUICK, "epochs": 12, "patience": 12, "eval_every": 2}
     searched = space(learning_rate=(0.05, 1e-9, 2e-9, 3e-9), n_layers=(1, 2, 3))
-    result = search(SearchPlan(searched, 13, "grid", "median", fixed=fixed), split, shop(tmp_path))
+    workshop = shop(tmp_path)
+    result = search(SearchPlan(searched, 13, "grid", "median", fixed=fixed), split, workshop)
     pruned = [trial for trial in result.trials if trial.state == "pruned"]
     assert pruned
     assert all(trial.epochs < 12 and trial.value is not None for trial in pruned)
     assert not list((tmp_path / "runs").glob("*"))
+    assert not [path for path in (workshop.folder / "unfinished").iterdir() if path.is_dir()]
 
 
 def test_bad_plans_are_refused_before_training(split: Split, tmp_path: Path):

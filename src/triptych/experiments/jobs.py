@@ -242,7 +242,7 @@ def training_of(
     job: Job, name: str, sealed: Split, workshop: Workshop, observer: Observer | None
 ) -> Iterator[Run]:
     """Train a job, from its last checkpoint if there is one; drop checkpoints once the block ends well."""
-    checkpoints = workshop.folder / "unfinished" / name
+    checkpoints = _checkpoints(name, workshop)
     model, training, plugins = job.recipe.configs()
     if workshop.threads is not None:
         torch.set_num_threads(workshop.threads)
@@ -260,4 +260,13 @@ def training_of(
         resume=(checkpoints / f"{CHECKPOINT}.json").is_file(),
         observer=observer,
     )
-    rmtree(checkpoints, ignore_errors=True)  # only now is nothing lost with it
+    drop_checkpoints(name, workshop)  # only now is nothing lost with them
+
+
+def drop_checkpoints(name: str, workshop: Workshop) -> None:
+    """Remove what a job left behind that nobody will go on with."""
+    rmtree(_checkpoints(name, workshop), ignore_errors=True)
+
+
+def _checkpoints(name: str, workshop: Workshop) -> Path:
+    return workshop.folder / "unfinished" / name

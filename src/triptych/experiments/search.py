@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from triptych.data.split import Split
 from triptych.encode.encoder import require
 from triptych.errors import ConfigError, TrainingError, TriptychError
-from triptych.experiments.jobs import Job, Workshop, job_lock, training_of
+from triptych.experiments.jobs import Job, Workshop, drop_checkpoints, job_lock, training_of
 from triptych.experiments.study import Points, SearchPlan
 from triptych.files import write_json, write_text
 from triptych.memory import keep_freed_memory
@@ -181,6 +181,8 @@ def _try(
         with job_lock(name, workshop), training_of(job, name, sealed, workshop, watcher) as run:
             record = run.record
     except TrialPruned:
+        with job_lock(name, workshop):
+            drop_checkpoints(name, workshop)
         study.tell(trial, state=TrialState.PRUNED)
     except (TriptychError, MemoryError, RuntimeError, OSError) as error:
         trial.set_user_attr("error", f"{type(error).__name__}: {error}")
