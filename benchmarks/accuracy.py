@@ -8,8 +8,8 @@ The data are looked for at $TRIPTYCH_DATA, else at ../shared/data. Results go to
 benchmarks/results/accuracy-*.json, one entry per training, replacing an earlier entry of the same training.
 
 With `--keep FOLDER` each training's record is kept there too, and none is trained twice at one commit: a
-table takes what its grid has trained, and a killed queue goes on where it was. A grid's results hold no
-test figures, so that settings are chosen without them.
+table takes what its grid has trained, and a killed queue goes on from its last checkpoint. A grid's results
+hold no test figures, so that settings are chosen without them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -27,12 +28,14 @@ import numpy as np
 import torch
 
 from benchmarks.movielens import prepare_movielens, write_files
+from triptych.cli.progress import TrainingProgress
 from triptych.data.columns import Columns
 from triptych.data.split import Split, read_label_meaning
 from triptych.files import hash_arrays
 from triptych.preparation import prepare
 from triptych.runs import train
 from triptych.training.recipe import Recipe, find_recipe, parse_settings
+from triptych.training.trainer import CHECKPOINT
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TRIPTYCH_DATA", ROOT.parent / "shared" / "data"))
@@ -245,9 +248,20 @@ def measure(
         kept: dict[str, Any] = json.loads((keep / name).read_text())
         return kept
     configs = recipe.configs()
-    record = train(
-        configs.model, split, plugins=configs.plugins, seed=seed, config=configs.training, device=device
-    ).record
+    checkpoints = None if keep is None else keep / f"{name}.checkpoint"
+    training = configs.training
+    with TrainingProgress(f"{recipe.name}, seed {seed}", training.epochs, training.metric) as progress:
+        record = train(
+            configs.model,
+            split,
+            plugins=configs.plugins,
+            seed=seed,
+            config=training,
+            device=device,
+            checkpoint_dir=checkpoints,
+            resume=checkpoints is not None and (checkpoints / f"{CHECKPOINT}.json").is_file(),
+            observer=progress,
+        ).record
     entry = key | {
         "valid": record.valid,
         "test": record.test,
@@ -264,6 +278,7 @@ def measure(
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         (keep / name).write_text(json.dumps(entry, indent=1))
+        shutil.rmtree(keep / f"{name}.checkpoint", ignore_errors=True)
     return entry
 
 

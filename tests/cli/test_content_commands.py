@@ -89,6 +89,12 @@ def test_filter_keeps_what_it_is_told(call, shop, tmp_path):
     assert len(late.thumbnails) == late.n_items == late.features["image"].n_items
 
 
+def test_a_time_window_is_shown_in_dates(call, shop, tmp_path):
+    window = ("--since", "2024-07-01", "--until", "2024-12-24T18:30")
+    shown = call("filter", shop, *window, "--out", tmp_path / "late").stdout
+    assert {"since", "2024-07-01,", "until", "2024-12-24", "18:30:00"} <= set(shown.split())
+
+
 def test_split_writes_parts_that_train_then_uses(call, labelled, tmp_path):
     facts = call("describe", labelled, "--json").json
     assert facts["labels"]["test"] == 80

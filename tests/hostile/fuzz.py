@@ -140,6 +140,8 @@ def main() -> int:
         print("\n".join(targets()))
         return 0
     if options.seconds is not None:
+        if len(options.readers) > 1:
+            parser.error(f"--seconds with {len(options.readers)} readers: atheris ends its process after one")
         (name,) = options.readers
         by_coverage(name, options.seconds, options.corpus / name, options.found)
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +136,9 @@ def _show_modalities(facts: Mapping[str, Any]) -> None:
 
 
 def _settings(step: Mapping[str, Any]) -> str:
+    write = _moment if step["step"] == "time" else _value
     shown = {
-        name: f"{value:,}" if isinstance(value, int) else str(value)
+        name: write(value)
         for name, value in step.items()
         if name != "step" and not name.endswith("_removed") and value is not None
     }
@@ -144,6 +146,18 @@ def _settings(step: Mapping[str, Any]) -> str:
         value if name == step["step"] else f"{name.replace('_', ' ')} {value}"
         for name, value in shown.items()
     )
+
+
+def _value(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _moment(seconds: float) -> str:
+    """Write a time as a date, if it is one, and as it is if it is counted from another beginning."""
+    if not 1e8 < seconds < 1e10:
+        return f"{seconds:,}"
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.date().isoformat() if seconds % 86_400 == 0 else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def _whole(number: float | None) -> str:
