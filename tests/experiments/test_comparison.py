@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import triptych as tt
-from triptych.data.interactions import TEST
-from triptych.data.split import Split
-from triptych.errors import ConfigError, TrainingError
+from triptych.data.interactions import TEST, TRAIN
+from triptych.data.split import PARTS, Split
+from triptych.errors import ConfigError, DataError, TrainingError
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.experiments import comparison
 from triptych.experiments.comparison import ComparisonResult, compare
@@ -166,6 +166,14 @@ def test_what_cannot_be_compared_is_refused_before_training(split: Split, tmp_pa
         with pytest.raises(ConfigError, match="at least one of each"):
             compare(systems, split, seeds, shop(tmp_path), k=(2,))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_a_split_without_what_is_to_be_found_is_refused_before_training(split: Split, tmp_path: Path, part):
+    lacking = replace(split, part=np.where(split.part == PARTS[part], TRAIN, split.part))
+    with pytest.raises(DataError, match=f"the {part} part of 'toy' is empty"):
+        compare(SYSTEMS, lacking, [1], shop(tmp_path), k=(2,))
+    assert not list(tmp_path.iterdir())
 
 
 def test_legacy_shows_what_choosing_by_test_would_print(split: Split, tmp_path: Path):

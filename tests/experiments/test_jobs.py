@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from filelock import FileLock
 
 from triptych.data.interactions import TEST
 from triptych.data.split import Split
-from triptych.errors import ConfigError, StorageError
+from triptych.errors import ConfigError, StorageError, TrainingError
 from triptych.experiments.jobs import Job, Workshop, run_jobs
 from triptych.runs import load
 from triptych.testing import toy_dataset
@@ -130,6 +132,73 @@ def test_several_processes_give_what_one_gives(split: Split, tmp_path: Path):
         assert torch.equal(load(many).scorer.embeddings.users, load(one).scorer.embeddings.users)
 
 
+def working(folder: Path, jobs: str, workers: int = 2) -> subprocess.Popen[bytes]:
+    """Do jobs in a process of its own, with workers, and wait until one of them has a checkpoint."""
+    script = folder / "working.py"
+    script.write_text(
+        WORKING.format(here=str(Path(__file__).parent), folder=str(folder / "a"), jobs=jobs, workers=workers)
+    )
+    process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not list((folder / "a" / "unfinished").glob("*/checkpoint.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+def children_of(number: int) -> set[int]:
+    """List the processes that a process began, and those that they did."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    found: set[int] = set()
+    while more := {pid for pid, parent in parents if parent in found | {number}} - found:
+        found |= more
+    return found
+
+
+def alive(number: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{number}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not list its processes")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whoever_is_stopped_stops_its_workers(tmp_path: Path, number: signal.Signals):
+    """They save an epoch first, and none of the jobs that wait is begun."""
+    process = working(tmp_path, "[job(seed=seed, epochs=100_000, patience=100_000) for seed in range(6)]")
+    workers = children_of(process.pid)
+    assert len(workers) >= 2
+    try:
+        process.send_signal(number)
+        process.wait(timeout=60)
+        deadline = time.monotonic() + 60
+        while any(alive(worker) for worker in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        for left in (process.pid, *filter(alive, workers)):
+            with suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
+    begun = [path for path in (tmp_path / "a" / "unfinished").iterdir() if path.is_dir()]
+    assert 1 <= len(begun) <= 2
+
+
+def test_a_worker_that_dies_ends_it_all_and_nothing_done_is_lost(split: Split, tmp_path: Path):
+    jobs = [job(), *(job(seed=seed, epochs=100_000, patience=100_000) for seed in (2, 3, 4))]
+    outcomes = run_jobs(jobs, split, shop(tmp_path, workers=2))
+    done = next(outcomes)
+    assert done.folder is not None
+    worker = next(iter(multiprocessing.active_children()))
+    os.kill(worker.pid or 0, signal.SIGKILL)
+    with pytest.raises(TrainingError, match=r"a process that worked in .* died"):
+        list(outcomes)
+    assert not multiprocessing.active_children()
+    assert next(run_jobs(jobs[:1], split, shop(tmp_path))).trained is False
+
+
 def test_a_second_process_on_one_folder_is_refused(split: Split, tmp_path: Path):
     with FileLock(tmp_path / ".lock"), pytest.raises(StorageError, match="another process is working in"):
         list(run_jobs([job()], split, shop(tmp_path)))
@@ -140,27 +209,21 @@ def test_workers_must_be_some(tmp_path: Path):
         Workshop(tmp_path, workers=0)
 
 
-KILLED = """
+WORKING = """
+import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from test_jobs import Split, job, run_jobs, shop, toy_dataset
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # some who begin processes have them ignore it
     split = Split.by_ratio(toy_dataset(), rng=0)
-    jobs = [job(seed=seed, epochs=80, patience=80) for seed in (1, 2)]
-    list(run_jobs(jobs, split, shop(Path({folder!r}))))
+    list(run_jobs({jobs}, split, shop(Path({folder!r}), workers={workers})))
 """
 
 
 def test_killed_in_the_middle_nothing_is_lost(split: Split, tmp_path: Path):
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED.format(here=str(Path(__file__).parent), folder=str(tmp_path / "a")))
-    process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "a" / "unfinished").glob("*/checkpoint.json")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = working(tmp_path, "[job(seed=seed, epochs=80, patience=80) for seed in (1, 2)]", workers=1)
     process.send_signal(signal.SIGKILL)
     process.wait()
     jobs = [job(seed=seed, epochs=80, patience=80) for seed in (1, 2)]

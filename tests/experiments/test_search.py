@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from triptych.data.split import Split
@@ -19,6 +20,8 @@ from triptych.experiments import search as search_module
 from triptych.experiments.jobs import Workshop
 from triptych.experiments.search import SearchResult, SearchTrial, search
 from triptych.experiments.study import SearchPlan
+from triptych.models.lightgcn import LightGCNConfig
+from triptych.models.registry import make_config
 from triptych.runs import train
 from triptych.testing import toy_dataset
 from triptych.training.space import Range, SearchSpace
@@ -48,8 +51,8 @@ def shop(folder: Path, workers: int = 1) -> Workshop:
 def test_the_best_on_validation_is_found_and_the_defaults_come_first(split: Split, tmp_path: Path):
     told: list[SearchTrial] = []
     result = search(plan(), split, shop(tmp_path), on_trial=told.append)
-    assert [trial.number for trial in told] == [0, 1, 2, 3, 4]
     assert told == result.trials
+    assert len(told) == 5
     assert told[0].settings == {}
     assert all(set(trial.settings) == {"n_layers", "learning_rate"} for trial in told[1:])
     best = max(result.trials, key=lambda trial: trial.value or 0)
@@ -76,6 +79,39 @@ def test_a_later_call_goes_on_where_the_first_ended(split: Split, tmp_path: Path
     assert more.trials[:2] == first.trials
     assert len(more.trials) == 4
     assert search(plan(4), split, shop(tmp_path)) == more
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_no_point_is_trained_twice_and_a_space_has_an_end(split: Split, tmp_path: Path, sampler):
+    """Six points, of which one is the defaults."""
+    searched = space(n_layers=(1, 2, 3), learning_rate=(0.001, 0.01))
+    assert make_config(LightGCNConfig, {}).n_layers in (1, 2, 3)
+    result = search(plan(20, searched, sampler=sampler), split, shop(tmp_path))
+    trained = {json.dumps(plan(1, searched).job(trial.settings).settings()) for trial in result.trials}
+    assert len(result.trials) == len(trained) == 6
+    assert search(plan(20, searched, sampler=sampler), split, shop(tmp_path)) == result
+
+
+def test_what_failed_for_a_passing_reason_is_tried_again(split: Split, tmp_path: Path, monkeypatch):
+    """A full disk passes; a loss that becomes NaN is the settings' own."""
+    whole = search_module.training_of
+    searched = space(learning_rate=(1e30, 0.01))
+
+    def full(*_: object):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(search_module, "training_of", full)
+    with pytest.raises(TrainingError, match="none of 3 trials of lightgcn ended: OSError"):
+        search(plan(3, searched, sampler="grid"), split, shop(tmp_path))
+    monkeypatch.setattr(search_module, "training_of", whole)
+    again = search(plan(3, searched, sampler="grid"), split, shop(tmp_path))
+    assert sorted(trial.state for trial in again.trials) == ["done", "done", "failed"]
+    assert search(plan(3, searched, sampler="grid"), split, shop(tmp_path)) == again
+
+
+def test_a_device_that_is_not_there_costs_no_trial(tmp_path: Path):
+    with pytest.raises(ConfigError, match="cuda:77"):
+        Workshop(tmp_path, device="cuda:77")
 
 
 def test_a_grid_is_tried_once_each(split: Split, tmp_path: Path):
@@ -107,7 +143,7 @@ def test_a_crashed_trial_is_recorded_and_the_search_goes_on(split: Split, tmp_pa
 
 def test_no_finished_trial_is_an_error(split: Split, tmp_path: Path):
     broken = SearchPlan(space(n_layers=(1, 2)), 3, fixed={**QUICK, "learning_rate": 1e30})
-    with pytest.raises(TrainingError, match=r"none of 3 trials of lightgcn ended: TrainingError"):
+    with pytest.raises(TrainingError, match=r"none of 2 trials of lightgcn ended: TrainingError"):
         search(broken, split, shop(tmp_path))
 
 
@@ -146,7 +182,7 @@ def test_another_space_seed_or_split_does_not_mix_with_what_is_there(split: Spli
 
 def test_two_processes_share_the_trials(split: Split, tmp_path: Path):
     result = search(plan(6, sampler="grid"), split, shop(tmp_path, workers=2))
-    assert [trial.number for trial in result.trials] == list(range(6))
+    assert len(result.trials) == 6
     points = [tuple(trial.settings.values()) for trial in result.trials]
     assert len(set(points)) >= 5
     assert points.count(()) == 1
@@ -182,3 +218,32 @@ def test_the_trial_of_a_killed_process_is_tried_again_from_its_checkpoint(split:
     assert all(trial.state == "done" for trial in result.trials)
     defaults = [trial for trial in result.trials if trial.settings == {}]
     assert [trial.value for trial in defaults] == [whole.best_value]
+
+
+def test_a_trial_taken_up_again_knows_its_best_value(split: Split, tmp_path: Path):
+    """A pruner judges it by all its epochs, not by those since the checkpoint."""
+    config = search_module.Job(search_module.Recipe("lightgcn", {**QUICK, "epochs": 6}), 1).recipe.configs()
+    reported: list[float] = []
+
+    class Trial:
+        def report(self, value: float, step: int) -> None:
+            reported.append(value)
+
+        def set_user_attr(self, name: str, value: object) -> None:
+            pass
+
+        def should_prune(self) -> bool:
+            return len(reported) == 3
+
+    def go_on(resume: bool):
+        watcher = search_module._Watcher(Trial(), "recall@2", None)  # type: ignore[arg-type]
+        return train(config.model, split, seed=1, config=config.training, device="cpu", k=(2,),
+                     checkpoint_dir=tmp_path / "c", checkpoint_every=1, resume=resume, observer=watcher)  # fmt: skip
+
+    with pytest.raises(optuna.TrialPruned):
+        go_on(resume=False)
+    history = go_on(resume=True).record.history
+    values = [record.valid["recall@2"] for record in history if record.valid]
+    best_so_far = [max(values[: n + 1]) for n in range(6)]
+    assert reported[:3] == best_so_far[:3]
+    assert reported[3:] == best_so_far[2:]

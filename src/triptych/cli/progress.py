@@ -137,6 +137,11 @@ class TrainingProgress(Observer):
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
+    def on_resume(self, history: Sequence[EpochRecord]) -> None:
+        """Remember the curve so far."""
+        for record in history:
+            self._remember(record)
+
     def on_batch(self, epoch: int, done: int, n_batches: int) -> None:
         """Move the bar."""
         self._progress.update(
@@ -145,10 +150,7 @@ class TrainingProgress(Observer):
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Show losses and the validation curve."""
-        if record.valid is not None:
-            self._curve.append(record.valid[self._metric])
-        if record.best:
-            self._best = (record.epoch, self._curve[-1])
+        self._remember(record)
         losses = "  ".join(f"{name} {value:.4f}" for name, value in record.losses.items())
         status = f"{losses}  best {self._metric} {self._best[1]:.4f} (epoch {self._best[0]})"
         self._progress.update(self._task, status=f"{sparkline(self._curve) if self._curve else ''} {status}")
@@ -156,6 +158,12 @@ class TrainingProgress(Observer):
             self._last_line = time.monotonic()
             line = f"{self._name} epoch {record.epoch}/{self._epochs}  {status}"
             err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _remember(self, record: EpochRecord) -> None:
+        if record.valid is not None:
+            self._curve.append(record.valid[self._metric])
+        if record.best:
+            self._best = (record.epoch, self._curve[-1])
 
     def on_stopping(self, epoch: int) -> None:
         """Say that the first Ctrl-C was heard, and what a second one does."""

@@ -74,14 +74,17 @@ def reproduce(
     tables: list[ReproducedTable] = []
     panels: list[ReproducedPanel] = []
     estimates: list[dict[str, Any]] = []
-    for name, folder in folders.items():
+    asked = []
+    for name, folder in folders.items():  # all of them, before the first is worked on
         systems = (
             {"": table_systems(plan, table, name, rows)}
             if table is not None
             else figure_systems(plan, figure or "", name)
         )
         bench = Bench(folder, split, split_seed, device, workers, threads, graph_cache, out_folder)
-        what = f"table {table}" if table is not None else f"figure {figure}"
+        asked.append((name, systems, bench))
+    what = f"table {table}" if table is not None else f"figure {figure}"
+    for name, systems, bench in asked:
         if dry_run:
             for sweep, of in systems.items():
                 title = f"{plan.paper}, {what} on {name}" + (f": {sweep}" if sweep else "")

@@ -17,6 +17,7 @@ from triptych.cli.bench import (
     Workers,
 )
 from triptych.cli.output import out, print_json, print_table
+from triptych.errors import ConfigError
 
 if TYPE_CHECKING:
     from triptych.experiments.search import SearchResult
@@ -53,8 +54,8 @@ def search(
     No test pair is there. Trials are kept: call it again after a kill, or with more trials. Several calls may
     work on one folder at a time.
     """
+    from triptych.experiments.search import check_plan, write_search
     from triptych.experiments.search import search as search_settings
-    from triptych.experiments.search import write_search
     from triptych.experiments.study import SearchPlan
     from triptych.training.recipe import parse_settings
     from triptych.training.space import find_space
@@ -71,6 +72,14 @@ def search(
         )
         for model in models
     ]
+    for plan in plans:  # all of them, before the first is worked on
+        check_plan(plan)
+    if len(names := [plan.space.model for plan in plans]) > len(set(names)):
+        raise ConfigError(
+            f"two spaces of one model among {', '.join(models)}",
+            wanted="one search of a model in a folder",
+            fix="Search them in two calls, with two --out folders",
+        )
     bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k=None)
     found = []
     for plan in plans:

@@ -178,6 +178,20 @@ class Split:
         """The pairs of the final figure, used for nothing else."""
         return self.pairs("test")
 
+    def require(self, *parts: PartName) -> None:
+        """Refuse a split in which one of these parts is empty.
+
+        Raises:
+            DataError: one is.
+        """
+        for part in parts:
+            if not len(self.pairs(part)):
+                raise DataError(
+                    f"the {part} part of '{self.data.name}' is empty",
+                    wanted="at least one pair to find",
+                    fix="Split the data another way",
+                )
+
     def pairs(self, part: PartName) -> Pairs:
         """Select the pairs of one part."""
         inside = self.part == PARTS[part]

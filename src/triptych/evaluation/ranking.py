@@ -16,7 +16,7 @@ from torch import Tensor
 from triptych.data.arrays import IntArray
 from triptych.data.interactions import row_offsets
 from triptych.data.split import Pairs, PartName, Split
-from triptych.errors import ConfigError, DataError, TrainingError
+from triptych.errors import ConfigError, TrainingError
 from triptych.evaluation.metrics import Hits, PerUser, per_user
 from triptych.scorer import Scorer
 
@@ -89,13 +89,8 @@ def evaluate_ranking(
         TrainingError: a score is NaN or infinite.
     """
     lengths = check_lengths(k, split.n_items)
+    split.require(part)
     wanted = split.pairs(part)
-    if len(wanted) == 0:
-        raise DataError(
-            f"the {part} part of '{split.data.name}' is empty",
-            wanted="at least one pair to find",
-            fix="Split the data another way",
-        )
     n_relevant = np.bincount(wanted.user, minlength=split.n_users)
     users = np.flatnonzero(n_relevant)
     hidden: Masked = masked if part == "test" else "train"

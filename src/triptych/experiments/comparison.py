@@ -173,9 +173,10 @@ def compare(
     Raises:
         ConfigError: nothing to compare, a name or setting that cannot work, or systems that watch different
             metrics; found before anything is trained.
+        DataError: the split has no validation or no test part; found before that, too.
         StorageError: another process works in the folder.
-        TrainingError: no training ended, or none of the reference that was asked for. A system of which
-            none ended is left out otherwise, and stands among the failures.
+        TrainingError: a process that trained died, no training ended, or none of the reference that was asked
+            for. A system of which none ended is left out otherwise, and stands among the failures.
     """
     recipes = {name: of.recipe if isinstance(of, Variant) else of for name, of in systems.items()}
     variants = {name: of for name, of in systems.items() if isinstance(of, Variant)}
@@ -183,6 +184,7 @@ def compare(
         recipes = {name: recipe.with_settings({"metric_decimals": 4}) for name, recipe in recipes.items()}
     metric = _watched_metric(recipes, seeds, reference)
     lengths = check_lengths([*k, parse_metric(metric)[1]], split.n_items)
+    split.require("valid", "test")
     sealed = split.without_test()
     jobs = {
         name: [Job(recipe, seed, _of_features(variants.get(name))) for seed in dict.fromkeys(seeds)]

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -21,10 +20,11 @@ import torch
 from filelock import FileLock
 
 from triptych.data.split import Split
+from triptych.device import resolve_device
 from triptych.errors import ConfigError, TriptychError
 from triptych.experiments.content import Change, change_content
+from triptych.experiments.workers import worker_processes
 from triptych.files import hash_arrays, only_process, write_json
-from triptych.memory import keep_freed_memory
 from triptych.runs import RUN, Run, train
 from triptych.training.recipe import Recipe
 from triptych.training.trainer import CHECKPOINT, Observer
@@ -107,6 +107,9 @@ class Workshop:
         checkpoint_every: epochs between checkpoints.
         graph_cache: folder that keeps item neighbours between trainings.
         k: list lengths of the validation figures.
+
+    Raises:
+        ConfigError: the device is not there, or workers or threads are below 1.
     """
 
     folder: Path
@@ -124,6 +127,12 @@ class Workshop:
                 wanted="at least one of each",
                 fix="Leave them at their defaults",
             )
+        resolve_device(self.device)
+
+    @property
+    def threads_each(self) -> int:
+        """How many threads of torch each training has."""
+        return self.threads or max(1, torch.get_num_threads() // self.workers)
 
     def run_folder(self, name: str) -> Path:
         """Say where the run of that name is, or will be."""
@@ -151,6 +160,7 @@ def run_jobs(
     Raises:
         ConfigError: a job names something unknown or unfit; found before any is begun.
         StorageError: another process works in the folder.
+        TrainingError: a process that trained died.
     """
     sealed = split.without_test()
     named = {job.name(sealed): job for job in jobs}
@@ -170,35 +180,20 @@ def run_jobs(
 
 
 def _in_processes(waiting: Mapping[str, Job], sealed: Split, workshop: Workshop) -> Iterator[Outcome]:
-    threads = workshop.threads or max(1, torch.get_num_threads() // workshop.workers)
-    # Not forked: torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(
-        workshop.workers,
-        mp_context=get_context("spawn"),
-        initializer=_begin_worker,
-        initargs=(sealed, workshop, threads),
-    )
-    try:
-        left: dict[Future[Outcome], Job] = {
-            pool.submit(_attempt_in_worker, job, name): job for name, job in waiting.items()
-        }
+    count, threads = workshop.workers, workshop.threads_each
+    with worker_processes(count, threads, workshop.folder, _begin_worker, sealed, workshop) as pool:
+        left = {pool.submit(_attempt_in_worker, job, name) for name, job in waiting.items()}
         while left:
-            done, _ = wait(left, return_when=FIRST_COMPLETED)
+            done, left = wait(left, return_when=FIRST_COMPLETED)
             for future in done:
-                job = left.pop(future)
-                broken = future.exception()  # the process died; the job itself raises nothing
-                yield Outcome(job, None, f"its process ended: {broken}") if broken else future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+                yield future.result()
 
 
 _worker: dict[str, Any] = {}
 """What a worker process was begun with."""
 
 
-def _begin_worker(sealed: Split, workshop: Workshop, threads: int) -> None:
-    torch.set_num_threads(threads)
-    keep_freed_memory()
+def _begin_worker(sealed: Split, workshop: Workshop) -> None:
     _worker.update(sealed=sealed, workshop=workshop)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from triptych.data.split import Split
@@ -297,6 +298,8 @@ def estimate(
 def _measure_epoch(recipe: Recipe, sealed: Split, workshop: Workshop) -> float:
     """Train an epoch, and give its seconds with those of the evaluation after it."""
     configs = recipe.configs()
+    if workshop.threads is not None:
+        torch.set_num_threads(workshop.threads)
     run = train(
         configs.model,
         sealed,

@@ -9,10 +9,7 @@ Needs the extra `search`: `pip install "triptych[search]"`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,9 +19,9 @@ from triptych.data.split import Split
 from triptych.encode.encoder import require
 from triptych.errors import ConfigError, TrainingError, TriptychError
 from triptych.experiments.jobs import Job, Workshop, drop_checkpoints, job_lock, training_of
-from triptych.experiments.study import Points, SearchPlan
+from triptych.experiments.study import Points, SearchPlan, note_failure
+from triptych.experiments.workers import worker_processes
 from triptych.files import write_json, write_text
-from triptych.memory import keep_freed_memory
 from triptych.training.recipe import Recipe
 from triptych.training.trainer import EpochRecord, Observer
 
@@ -92,9 +89,9 @@ def search(
             space or seed; found before anything is trained.
         TrainingError: not one trial ended, or a worker's process died.
     """
-    require("search", "optuna")
-    _check(plan)
+    check_plan(plan)
     sealed = split.without_test()
+    Points(plan, sealed, workshop.folder).try_failed_again()
     if workshop.workers == 1:
         _work(plan, sealed, workshop, on_trial, observe)
     else:
@@ -117,7 +114,14 @@ def write_search(result: SearchResult, folder: Path) -> Path:
     return recipe
 
 
-def _check(plan: SearchPlan) -> None:
+def check_plan(plan: SearchPlan) -> None:
+    """Refuse a search that cannot work.
+
+    Raises:
+        ConfigError: the extra is missing, no trial is allowed, a setting is both set and searched or does not
+            fit, or a grid is to go through a range.
+    """
+    require("search", "optuna")
     both = set(plan.fixed or {}) & set(plan.space.values)
     if both or plan.n_trials < 1:
         raise ConfigError(
@@ -148,18 +152,9 @@ def _work(
 
 
 def _work_together(plan: SearchPlan, sealed: Split, workshop: Workshop) -> None:
-    with ProcessPoolExecutor(
-        workshop.workers, mp_context=get_context("spawn"), initializer=keep_freed_memory
-    ) as pool:
-        try:
-            for future in [pool.submit(_work, plan, sealed, workshop) for _ in range(workshop.workers)]:
-                future.result()
-        except BrokenProcessPool as error:
-            raise TrainingError(
-                f"a process of the search in {workshop.folder} died, as it does when memory runs out",
-                wanted="workers that live until all trials are done",
-                fix="Call it again, perhaps with fewer workers: it goes on where it was",
-            ) from error
+    with worker_processes(workshop.workers, workshop.threads_each, workshop.folder) as pool:
+        for future in [pool.submit(_work, plan, sealed, workshop) for _ in range(workshop.workers)]:
+            future.result()
 
 
 def _try(
@@ -185,7 +180,7 @@ def _try(
             drop_checkpoints(name, workshop)
         study.tell(trial, state=TrialState.PRUNED)
     except (TriptychError, MemoryError, RuntimeError, OSError) as error:
-        trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+        note_failure(trial, error)
         study.tell(trial, state=TrialState.FAIL)
     else:
         trial.set_user_attr("best_epoch", record.best_epoch)
@@ -198,6 +193,10 @@ class _Watcher(Observer):
     def __init__(self, trial: Trial, metric: str, other: Observer | None) -> None:
         self._trial, self._metric, self._other = trial, metric, other or Observer()
         self._best = 0.0
+
+    def on_resume(self, history: Sequence[EpochRecord]) -> None:
+        self._other.on_resume(history)
+        self._best = max((record.valid[self._metric] for record in history if record.valid), default=0.0)
 
     def on_batch(self, epoch: int, done: int, n_batches: int) -> None:
         self._other.on_batch(epoch, done, n_batches)

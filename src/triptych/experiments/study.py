@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from triptych.data.split import Split
-from triptych.errors import ConfigError
+from triptych.errors import ConfigError, TrainingError
 from triptych.experiments.jobs import Job
 from triptych.training.recipe import Recipe
 from triptych.training.space import Range, SearchSpace
@@ -38,6 +38,8 @@ Pruner = Literal["none", "median", "halving"]
 
 _POINT, _LOST = "point", "lost"
 """What is noted of a trial: its settings, and the number of the one whose point it tries again."""
+_BY_SETTINGS = "by settings"
+"""Noted of a failure, whether its settings brought it about, as when a loss is NaN; it is not tried again."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class SearchPlan:
         """Make the training of a point."""
         source = f"search of {self.space.model}: {self.space.source}"
         return Job(Recipe(self.space.model, {**(self.fixed or {}), **settings}, source), self.seed)
+
+    def key(self, settings: Mapping[str, Any]) -> str:
+        """Name a point by what it trains, so that the defaults and their point of a grid are one."""
+        return json.dumps(self.job(settings).settings(), sort_keys=True)
 
     @property
     def metric(self) -> str:
@@ -127,6 +133,17 @@ class Points:
             trial = self.study.trials[trial.user_attrs[_LOST]]
         return trial.number
 
+    def try_failed_again(self) -> None:
+        """Queue the points anew that failed in earlier calls for other reasons than their settings."""
+        from optuna.trial import TrialState
+
+        with self._alone:
+            again = _tried_again(self.study.get_trials(deepcopy=False))
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+                known = trial.user_attrs
+                if _POINT in known and trial.number not in again and not known.get(_BY_SETTINGS, True):
+                    self._queue(known[_POINT], {_LOST: trial.number})
+
     def _give_back(self) -> None:
         """Queue the points anew whose process is no more: nobody holds their lock."""
         from optuna.trial import TrialState
@@ -144,23 +161,31 @@ class Points:
                 continue
 
     def _next(self) -> Trial | None:
-        """Take one that was given back, the defaults, or another point."""
+        """Take one that was given back, the defaults, or a point not tried yet; None if there are enough."""
         from optuna.trial import TrialState
 
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        def waiting() -> list[FrozenTrial]:
+            return self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+
         begun = self.counted()
-        if not waiting and len(begun) >= self._plan.n_trials:
+        if not waiting() and len(begun) >= self._plan.n_trials:
             return None
-        if not waiting and begun and self._plan.sampler == "grid":
-            left = _rest_of_grid(self._plan, begun)
-            if not left:
+        if not waiting() and begun:
+            tried = {self._plan.key(trial.user_attrs[_POINT]) for trial in begun}
+            left = _untried(self._plan, tried)
+            if left is not None and not left:
                 return None
-            self._queue(left[0])
-            waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        searched = bool(waiting[0].user_attrs[_POINT]) if waiting else bool(begun)
+            if self._plan.sampler != "grid":
+                trial = self.study.ask(_distributions(self._plan))
+                point = _point(self._plan, trial)
+                if left is None or self._plan.key(point) not in tried:
+                    trial.set_user_attr(_POINT, point)
+                    return trial
+                self.study.tell(trial, state=TrialState.FAIL)  # without a point it does not count
+            self._queue((left or [])[0])
+        searched = bool(waiting()[0].user_attrs[_POINT]) if waiting() else False
         trial = self.study.ask(_distributions(self._plan) if searched else {})
-        point = {name: _decode(self._plan, name, chosen) for name, chosen in trial.params.items()}
-        trial.set_user_attr(_POINT, point)
+        trial.set_user_attr(_POINT, _point(self._plan, trial))
         return trial
 
     def _queue(self, point: Mapping[str, Any], notes: Mapping[str, Any] = {}) -> None:
@@ -234,13 +259,24 @@ def _pruner(plan: SearchPlan) -> BasePruner:
     return pruners[plan.pruner]()
 
 
-def _rest_of_grid(plan: SearchPlan, begun: list[FrozenTrial]) -> list[dict[str, Any]]:
-    """List the points of the grid that were not begun, in an order that the seed decides."""
+def note_failure(trial: Trial, error: Exception) -> None:
+    """Note why a trial failed, and whether its settings brought that about."""
+    trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+    trial.set_user_attr(_BY_SETTINGS, isinstance(error, TrainingError))
+
+
+def _untried(plan: SearchPlan, tried: set[str]) -> list[dict[str, Any]] | None:
+    """List the points left of a space, in an order that the seed decides; None if there is no end of them."""
     values = {name: values for name, values in plan.space.values.items() if isinstance(values, tuple)}
+    if len(values) < len(plan.space.values):
+        return None
     points = [dict(zip(values, point, strict=True)) for point in product(*values.values())]
     order = np.random.default_rng(plan.seed).permutation(len(points))
-    tried = [trial.user_attrs[_POINT] for trial in begun]
-    return [points[place] for place in order if points[place] not in tried]
+    return [points[place] for place in order if plan.key(points[place]) not in tried]
+
+
+def _point(plan: SearchPlan, trial: Trial) -> dict[str, Any]:
+    return {name: _decode(plan, name, chosen) for name, chosen in trial.params.items()}
 
 
 def _distributions(plan: SearchPlan) -> dict[str, BaseDistribution]:

@@ -17,8 +17,8 @@ Weighting = Literal["binary", "cosine", "positive"]
 
 ItemNormalisation = Literal["sym", "rw"]
 
-_BLOCK_ENTRIES = 1 << 25
-"""Similarities held at once: 32 million float32, 128 MiB."""
+_BLOCK_ENTRIES = 1 << 24
+"""Similarities held at once: 16 million float32, 64 MiB."""
 
 _LEAST_BLOCKS = 8
 """Of so many, or more, nearly half are left out by symmetry."""
@@ -33,7 +33,7 @@ def nearest_neighbors(
         features: (I, F) float32.
         n_neighbors: K.
         present: (I,) bool; items without features are nobody's neighbour.
-        block_size: rows compared at once; by default what 128 MiB of similarities allow.
+        block_size: rows compared at once; by default what 64 MiB of similarities allow.
 
     Returns: indices (I, K) int64 and cosines (I, K), most similar first. Rows of absent items mean nothing.
 

@@ -13,7 +13,7 @@ from triptych.data.arrays import IntArray
 from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures
 from triptych.data.split import PartName
-from triptych.errors import ConfigError, DataError, StorageError, nearest
+from triptych.errors import ConfigError, StorageError, nearest
 from triptych.evaluation.beyond import (
     Group,
     accuracy_by_degree,
@@ -88,13 +88,8 @@ def measure_beyond(
     split, lengths = run.split, check_lengths(k, run.split.n_items)
     features = {} if data is None else _features(run, data)
     group_of_item = None if groups == BY_POPULARITY else _column(run, groups)
+    split.require(on)
     wanted = split.pairs(on)
-    if not len(wanted):
-        raise DataError(
-            f"the {on} part of '{split.data.name}' is empty",
-            wanted="users with something to find",
-            fix="Measure another part, or split the data another way",
-        )
     n_relevant = np.bincount(wanted.user, minlength=split.n_users)
     users = np.flatnonzero(n_relevant)
     hidden: Masked = masked if on == "test" else "train"

@@ -292,6 +292,11 @@ class Observers(Observer):
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
+    def on_resume(self, history: Sequence[EpochRecord]) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.on_resume(history)
+
     def on_batch(self, epoch: int, done: int, n_batches: int) -> None:
         """Pass it on."""
         for observer in self._observers:

@@ -76,6 +76,12 @@ def train(
         StorageError: the checkpoint to resume from is missing, damaged, or of another experiment; another
             process trains with that folder; or the disk has no room for the checkpoints and the run.
     """
+    if checkpoint_every < 1:
+        raise ConfigError(
+            f"checkpoint_every = {checkpoint_every}",
+            wanted="a number of epochs, at least 1",
+            fix="Leave checkpoint_dir out to save nothing on the way",
+        )
     model_config = make_config(model_entry(model).config, settings or {}) if isinstance(model, str) else model
     plugin_configs = make_plugin_configs(plugins or {})
     entry, config, where = model_entry_of(model_config), config or TrainConfig(), resolve_device(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -60,6 +60,9 @@ class EpochRecord:
 
 class Observer:
     """Is told how training goes; the base class does nothing with it."""
+
+    def on_resume(self, history: Sequence[EpochRecord]) -> None:
+        """Hear that a training goes on, and of the epochs that are behind it."""
 
     def on_batch(self, epoch: int, done: int, n_batches: int) -> None:
         """Hear that a batch is done."""
@@ -306,6 +309,7 @@ class Trainer:
         history = [EpochRecord(**record) for record in facts["progress"].pop("history")]
         self.progress = Progress(**facts["progress"], history=history)
         self.saved_epoch = self.progress.epoch
+        self.observer.on_resume(tuple(history))
 
 
 def _optimizers(group: Group, rate: float) -> dict[str, torch.optim.Optimizer]:
