@@ -78,6 +78,20 @@ def test_ids_are_passed_along_the_graph_layer_by_layer(split: Split):
     assert [row.layer for row in found.layers if row.of == "ids"] == [0, 1, 2]
 
 
+def test_ids_that_are_kept_apart_from_content_are_found(split: Split):
+    """VBPR keeps users and items by themselves, and users' tastes for content beside their vectors."""
+    vbpr = train("vbpr", split, config=BRIEFLY, k=(1,), device="cpu", settings={"embedding_dim": 4})
+    found = {row.layer: row for row in diagnose(vbpr, split.data, n_layers=1).layers if row.of == "ids"}
+    users, items = vbpr.weights["users"][:, :4], vbpr.weights["items"]
+    assert found[0].users == pytest.approx(redundancy(users).item(), rel=1e-4)
+    assert found[0].items == pytest.approx(redundancy(items).item(), rel=1e-4)
+    user, item = (torch.from_numpy(part) for part in split.train)
+    dense = bipartite_graph(user, item, split.n_users, split.n_items).to_dense()
+    passed = dense @ torch.cat([users, items])
+    assert found[1].users == pytest.approx(redundancy(passed[: split.n_users]).item(), rel=1e-4)
+    assert found[1].items == pytest.approx(redundancy(passed[split.n_users :]).item(), rel=1e-4)
+
+
 def test_modalities_of_enough_items_are_compared(split: Split):
     n = 90
     rng = np.random.default_rng(1)

@@ -78,6 +78,22 @@ def test_a_picture_is_a_page_and_its_numbers(call, shop: Path, trained: Path, tm
     assert "vbpr on toy" in page
 
 
+def test_on_valid_train_is_masked_and_may_be_named(call, trained: Path):
+    words = ("evaluate", trained, "-k", 2, "--on", "valid", "--json")
+    assert call(*words, "--masked", "train").json == call(*words).json
+    assert call(*words).json["protocol"]["masked"] == "train"
+
+
+def test_the_largest_seed_trains_and_draws(call, shop: Path, tmp_path: Path):
+    seed = 2**32 - 1
+    called = call("train", "vbpr", shop, *TRAIN, "--seed", seed, "--split", "ratio", "--split-seed", seed,
+                  "--out", tmp_path / "r")  # fmt: skip
+    assert called.status == 0, called.stderr
+    drawn = call("picture", tmp_path / "r", shop, "--sample", 12, "--layers", 0, "--seed", seed, "--out",
+                 tmp_path / "p.html")  # fmt: skip
+    assert drawn.status == 0, drawn.stderr
+
+
 def test_training_is_tracked_where_it_is_told(call, shop: Path, tmp_path: Path):
     out = tmp_path / "runs" / "a"
     called = call("train", "mf-bpr", shop, *TRAIN, "--out", out, "--track", "jsonl", "--track",
@@ -108,6 +124,12 @@ def test_a_tracker_that_fails_leaves_the_training_alone(call, shop: Path, tmp_pa
     [
         (("evaluate", "{run}", "--data", "{data}"), "without --beyond"),
         (("evaluate", "{run}", "--groups", "category"), "without --beyond"),
+        (("evaluate", "{run}", "-k", "2", "--on", "valid", "--masked", "train+valid"), "--masked without --on test"),
+        (("picture", "{run}", "{data}", "--seed", str(2**32), "--out", "{out}/p.html"), "Invalid value for '--seed'"),
+        (("train", "mf-bpr", "{data}", "--seed", "100000000000000000000", "--out", "{out}/r"), "Invalid value for '--seed'"),
+        (("train", "mf-bpr", "{data}", "--split-seed", str(2**32), "--out", "{out}/r"), "Invalid value for '--split-seed'"),
+        (("train", "mf-bpr", "{data}", "--seed", "-1", "--out", "{out}/r"), "Invalid value for '--seed'"),
+        (("train", "mf-bpr", "{data}", "--checkpoint-every", "0", "--out", "{out}/r"), "Invalid value for '--checkpoint-every'"),
         (("evaluate", "{run}", "-k", "2", "--beyond", "--groups", "categry"), "Did you mean 'category'"),
         (("evaluate", "{run}", "-k", "2", "--beyond", "--data", "{run}"), "is not a data set"),
         (("picture", "{run}", "{data}", "--sample", "3", "--out", "{out}/p.html"), "from 12 to 2,000"),

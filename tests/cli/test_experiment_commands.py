@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from triptych.cli.app import run
-from triptych.cli.bench import read_seeds
+from triptych.cli.bench import file_name, read_seeds, read_systems
 from triptych.data.dataset import Dataset
 from triptych.errors import ConfigError
 from triptych.runs import load
@@ -133,10 +133,12 @@ def test_knockout_compares_with_the_intact_system_and_draws_curves(data: Path, t
         "kind": "missing", "modalities": ["image", "text"], "amount": 50.0,
     }  # fmt: skip
     assert "coverage@2" in found["systems"][0]["beyond"]
-    kept = json.loads((tmp_path / "e" / "knockout.json").read_text())
+    (path,) = (tmp_path / "e").glob("knockout-*.json")
+    assert path.name.startswith("knockout-vbpr-lightgcn-shuffled-absent-missing=0,50-noise=0.5-")
+    kept = json.loads(path.read_text())
     assert kept == {name: value for name, value in found.items() if name != "folder"}
     for kind in ("md", "tex", "html"):
-        text = (tmp_path / "e" / f"knockout.{kind}").read_text(encoding="utf-8")
+        text = path.with_suffix(f".{kind}").read_text(encoding="utf-8")
         assert "lack image and text" in text
         assert "coverage@2" in text
     assert call(*command) == 0
@@ -147,14 +149,14 @@ def test_knockout_compares_with_the_intact_system_and_draws_curves(data: Path, t
 
 def test_compare_puts_orders_under_several_splits_beside_each_other(data: Path, tmp_path: Path, capsys):
     command = ["compare", "mf-bpr", "popularity", "--data", data, "--seeds", 1, "-k", 2, "--set", "epochs=1", "--set",
-               "metric=recall@2", "--device", "cpu", "--splits", "ratio,leave-one-out,time", "--out", tmp_path / "e"]  # fmt: skip
+               "metric=recall@2", "--device", "cpu", "--splits", "ratio, leave-one-out,time", "--out", tmp_path / "e"]  # fmt: skip
     found = answer(capsys, *command)
     assert list(found["orders"]) == ["ratio", "leave-one-out", "time"]
     assert len(found["agreements"]) == 3
     assert found["comparisons"]["time"]["split"]["kind"] == "time"
-    for name in ("splits", "splits-ratio", "splits-leave-one-out", "splits-time"):
+    for name in ("", "-ratio", "-leave-one-out", "-time"):
         for kind in ("json", "html", "md", "tex"):
-            assert (tmp_path / "e" / f"{name}.{kind}").is_file()
+            assert (tmp_path / "e" / f"splits-ratio,leave-one-out,time{name}.{kind}").is_file()
     assert call(*command) == 0
     assert "Kendall's tau" in capsys.readouterr().out
 
@@ -240,7 +242,11 @@ def test_reproduce_lists_estimates_and_trains(tmp_path: Path, capsys):
         (["knockout", "vbpr", "--missing", "all"], "--missing 0,1,2"),
         (["knockout", "vbpr", "--missing", "100"], "below 100 per cent"),
         (["knockout", "vbpr", "--modality", "sound"], "modality 'sound' is not in"),
+        (["compare", "vbpr", "lightgcn", "--splits", "ratio,tmie"], "--splits tmie"),
         (["compare", "vbpr", "lightgcn", "--splits", "ratio,tmie"], "Did you mean 'time'"),
+        (["compare", "vbpr", "lightgcn", "--splits", "time, time"], "--splits time more than once"),
+        (["compare", "vbpr", "lightgcn", "vbpr"], "SYSTEM vbpr more than once"),
+        (["compare", "vbpr", "--seeds", "100000000000000000000"], "up to 1,000"),
         (["compare", "vbpr", "lightgcn", "--splits", "ratio,time", "--split", "time"], "one of them"),
         (["compare", "vbpr", "--splits", "ratio,time"], "at least two systems"),
         (["search", "nothing.toml"], "there is no file nothing.toml"),
@@ -272,6 +278,61 @@ def test_unknown_papers_tables_and_data_are_refused(data: Path, capsys):
 def test_seeds_are_a_number_or_a_list():
     assert read_seeds("3") == [1, 2, 3]
     assert read_seeds("4,7") == [4, 7]
-    for text in ("0", "-1", "a", "", "1,b"):
+    assert read_seeds(f"0,{2**32 - 1}") == [0, 2**32 - 1]
+    assert len(read_seeds("1000")) == 1000
+    for text in ("0", "-1", "a", "", "1,b", "1001", f"1,{2**32}"):
         with pytest.raises(ConfigError, match="how many seeds"):
             read_seeds(text)
+
+
+def test_no_system_is_lost_behind_a_name_that_it_shares(tmp_path: Path):
+    recipe = tmp_path / "lightgcn.toml"
+    recipe.write_text('model = "lightgcn"\n[settings]\nn_layers = 1\n')
+    short = str(recipe).removesuffix(".toml")
+    assert list(read_systems([f"{recipe}+sand", "lightgcn"], None)) == [f"{short}+sand", "lightgcn"]
+    Path(f"{short}.toml.toml").write_text('model = "lightgcn"\n[settings]\nn_layers = 4\n')
+    found = read_systems([str(recipe), f"{recipe}.toml"], ["embedding_dim=8"])
+    assert [(name, of.settings["n_layers"]) for name, of in found.items()] == [
+        (str(recipe), 1), (f"{recipe}.toml", 4),
+    ]  # fmt: skip
+
+
+def test_a_model_and_its_recipe_are_two_systems(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lightgcn.toml").write_text('model = "lightgcn"\n[settings]\nn_layers = 1\n')
+    found = read_systems(["lightgcn", "lightgcn.toml"], None)
+    assert {name: dict(of.settings) for name, of in found.items()} == {
+        "lightgcn": {}, "lightgcn.toml": {"n_layers": 1},
+    }  # fmt: skip
+    assert list(read_systems(["lightgcn.toml"], None)) == ["lightgcn"]
+
+
+def test_other_questions_get_other_file_names():
+    assert (
+        file_name("knockout", "freedom+sand", None, "missing=0,30", "")
+        == "knockout-freedom+sand-missing=0,30"
+    )
+    assert file_name("ablation", "sand", "w/o Alignment") == "ablation-sand-w-o-Alignment"
+    assert file_name("sweep", "m", "rate=0.5,1") != file_name("sweep", "m", "rate=0,5,1")
+    assert file_name("sweep", "m", "bias=-1") != file_name("sweep", "m", "bias=1")
+    many = ",".join(map(str, range(200)))
+    long = [file_name("sweep", "m", f"n_layers={many},{last}") for last in (200, 201)]
+    assert len(set(long)) == 2
+    assert max(map(len, long)) <= 120
+    assert all(name.startswith("sweep-m-n_layers=0,1,2,") for name in long)
+
+
+def test_a_second_question_leaves_the_first_ones_answer(data: Path, tmp_path: Path):
+    common = ["--data", data, "--seeds", 1, "-k", 2, *QUICK, "--out", tmp_path / "e"]
+    for asked in (["sweep", "lightgcn", "n_layers=1,2"], ["sweep", "lightgcn", "n_layers=2", "normalisation=sym,rw_loop"],
+                  ["knockout", "vbpr", "--noise", "0,1"], ["knockout", "vbpr", "--noise", "0,1", "--modality", "text"],
+                  ["ablate", "sand", "--variant", "w/o Alignment", "--set", "n_neighbors=2"]):  # fmt: skip
+        assert call(*asked, *common) == 0
+    settings = "epochs=2-batch_size=16-metric=recall-2"
+    assert {path.name for path in (tmp_path / "e").glob("*.json")} == {
+        f"sweep-lightgcn-n_layers=1,2-{settings}.json",
+        f"sweep-lightgcn-n_layers=2-normalisation=sym,rw_loop-{settings}.json",
+        f"knockout-vbpr-noise=0,1-{settings}.json",
+        f"knockout-vbpr-noise=0,1-text-{settings}.json",
+        f"ablation-sand-w-o-Alignment-n_neighbors=2-{settings}.json",
+    }

@@ -136,6 +136,8 @@ def test_address_and_schema_go_to_the_database(call, folder: Path, tmp_path: Pat
 
     monkeypatch.setattr(postgres, "push_vectors", lambda url, run, **options: {"url": url, **options})
     monkeypatch.setenv("TRIPTYCH_DATABASE", "postgresql://here/shop")
+    vectors = call("export", folder / "lightgcn", "--to", "vectors", "--out", tmp_path / "v")
+    assert vectors.status == 0, "an address in the environment is no option that was written"
     pushed = call("export", folder / "lightgcn", "--to", "postgres", "--schema", "a", "--array", "--json")
     assert pushed.json == {"url": "postgresql://here/shop", "schema": "a", "array": True}
 
@@ -165,7 +167,16 @@ MISTAKES = [
     (("export", "{run}", "--to", "vector", "--out", "{out}"), "Did you mean 'vectors'"),
     (("export", "{run}", "--to", "vectors"), "without --out"),
     (("export", "{run}", "--to", "postgres"), "without --url"),
-    (("export", "{run}", "--to", "postgres", "--url", "postgresql://h/d", "--out", "{out}"), "with --out"),
+    (("export", "{run}", "--to", "postgres", "--url", "postgresql://h/d", "--out", "{out}"), "Leave --out away"),
+    (("export", "{run}", "--to", "vectors", "--out", "{out}", "--index", "hnsw"), "--index without --to faiss"),
+    (("export", "{data}", "--to", "mmrec", "--out", "{out}", "--index", "nonsense"), "--index without --to faiss"),
+    (("export", "{run}", "--to", "faiss", "--out", "{out}", "--split", "time"), "--split without --to mmrec or"),
+    (("export", "{run}", "--to", "vectors", "--out", "{out}", "--split-seed", "1"), "--split-seed without --to mmrec or"),
+    (("export", "{run}", "--to", "vectors", "--out", "{out}", "--schema", "a"), "--schema without --to postgres"),
+    (("export", "{run}", "--to", "vectors", "--out", "{out}", "--array"), "--array without --to postgres"),
+    (("export", "{run}", "--to", "vectors", "--out", "{out}", "--url", "postgresql://h/d"), "--url without --to postgres"),
+    (("recommend", "{run}", "u001", "--titles"), "--titles without --out"),
+    (("recommend", "{run}", "u001", "--user-column", "who"), "--user-column without --users"),
     (("export", "{run}", "--to", "mmrec", "--out", "{out}"), "is not a data set"),
     (("export", "{data}", "--to", "vectors", "--out", "{out}"), "is not a run"),
     (("export", "{ease}", "--to", "vectors", "--out", "{out}"), "no vectors"),
@@ -188,6 +199,17 @@ def test_mistakes_are_answered_and_leave_nothing(call, folder: Path, tmp_path: P
     assert called.stdout == ""
     assert {"type", "found", "wanted", "fix"} <= call(*words, "--json").json["error"].keys()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_similar_names_what_it_lists_by(call, folder: Path):
+    """Cosines are of vectors; closed forms have weights, of which some are above 1 or below -1 elsewhere."""
+    heads = {
+        model: call("similar", folder / model, "i003", "-k", 3).stdout.splitlines()[1].split()
+        for model in ("lightgcn", "ease")
+    }
+    assert heads["lightgcn"] == ["place", "item", "title", "cosine"]
+    assert heads["ease"] == ["place", "item", "title", "score"]
+    assert "cosine" not in call("similar", "--help").stdout
 
 
 @pytest.mark.parametrize("command", ["recommend", "similar", "export", "pull"])

@@ -111,9 +111,12 @@ def dense_views(model: CAmgr, split: Split) -> tuple[list[torch.Tensor], list[to
 
 def refined(part: torch.nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     norm, first, _, second = part
-    centred = x - x.mean(1, keepdim=True)
-    scaled = centred / (centred.square().mean(1, keepdim=True) + norm.eps).sqrt()
-    return x + linear(second, linear(first, scaled * norm.weight + norm.bias).clamp(min=0))
+    scaled = x
+    if isinstance(norm, torch.nn.LayerNorm):
+        centred = x - x.mean(1, keepdim=True)
+        scaled = centred / (centred.square().mean(1, keepdim=True) + norm.eps).sqrt()
+        scaled = scaled * norm.weight + norm.bias
+    return x + linear(second, linear(first, scaled).clamp(min=0))
 
 
 def dense_fused(model: CAmgr, split: Split, asking: int) -> torch.Tensor:
@@ -178,11 +181,16 @@ THREE = ("audio", "text", "image")
         ({"modalities": ("audio",), "feature_training": "all"}, 0),
         ({"modalities": ("image",), "attention": "nodes"}, 0),
         ({"modalities": THREE}, 1),
+        ({"refinement": "unscaled"}, 1),
         ({"modalities": None, "attention": "nodes", "query_modality": "audio", "temperature": 0.7}, 2),
     ],
 )
 def test_equals_the_dense_equations_in_value_loss_and_gradient(split: Split, settings: dict, asking: int):
     model = build(split, **settings, contrast_weight=0.3, reg_weight=0.2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # where all begin at zero, so does what a ReLU sees
+                parameter += 0.1 * torch.randn_like(parameter)
     nodes = dense_ids(model, split) + dense_fused(model, split, asking)
     torch.testing.assert_close(torch.cat(model.embeddings()), nodes, rtol=1e-5, atol=1e-6)
     losses, expected = model.loss(BATCH), dense_losses(model, split, BATCH, asking)
@@ -197,6 +205,23 @@ def test_equals_the_dense_equations_in_value_loss_and_gradient(split: Split, set
         # A bias of keys moves all of a node's products alike, which softmax does not see.
         idle = model.config.attention == "nodes" and name.endswith("key.bias")
         assert (wanted.abs().max() > 1e-9) != idle, name
+
+
+def test_unscaled_content_tells_nodes_apart_from_the_start(split: Split):
+    """What is printed gives all nodes much the same M at first, whatever their content."""
+    apart = {}
+    for refinement in ("printed", "unscaled"):
+        model = build(split, refinement=refinement)
+        ids, views = model._views()
+        fused = model._fuse(ids, views, torch.arange(len(ids)))[model.item_view.has.all(dim=1)]
+        apart[refinement] = (fused - fused.mean(0)).norm() / fused.norm()
+        biases = [
+            part.bias
+            for part in model.modules()
+            if isinstance(part, torch.nn.Linear) and part.bias is not None
+        ]
+        assert all(bool(bias.any()) == (refinement == "printed") for bias in biases)
+    assert apart["printed"] < 0.7 < apart["unscaled"]
 
 
 def test_an_items_ids_are_its_own_plus_the_mean_of_its_users(split: Split):

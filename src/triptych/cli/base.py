@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
@@ -80,9 +80,55 @@ SplitKind = Annotated[
         help="label, ratio, leave-one-out or time; by default label if the data has one, else ratio.",
     ),
 ]
+LARGEST_SEED = 2**32 - 1
+"""What the generators of all libraries take."""
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of everything that is drawn by chance.")]
 SplitSeed = Annotated[
-    int, typer.Option(min=0, help="Of the split; the same for all --seed, so that they compare.")
+    int,
+    typer.Option(
+        min=0, max=LARGEST_SEED, help="Of the split; the same for all --seed, so that they compare."
+    ),
 ]
+
+
+def needs(context: typer.Context, options: Sequence[str], other: str, *, met: bool) -> None:
+    """Refuse options that would be ignored: written on the command line without the `other` they belong to.
+
+    What is left at its default or comes from the environment is no mistake.
+
+    Args:
+        context: of the command.
+        options: such as "--index".
+        other: what they need, such as "--to faiss".
+        met: whether it is there.
+
+    Raises:
+        ConfigError: it is not, and one of the options is.
+    """
+    written = {
+        option
+        for parameter in context.command.params
+        if (source := context.get_parameter_source(parameter.name or "")) is not None
+        and source.name == "COMMANDLINE"
+        for option in parameter.opts
+    }
+    for option in options:
+        if option in written and not met:
+            raise ConfigError(
+                f"{option} without {other}", wanted="both, or neither", fix=f"Add {other}, or drop {option}"
+            )
+
+
+def each_once(option: str, names: Sequence[str]) -> Sequence[str]:
+    """Take names that all differ.
+
+    Raises:
+        ConfigError: one is there twice.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{option} {name} more than once", wanted="each once", fix="Name it once")
+    return names
 
 
 def read_lengths(text: str) -> list[int]:
@@ -110,8 +156,8 @@ def read_masked(value: str) -> Masked:
     return masked
 
 
-def make_split(data: Dataset, kind: str | None, seed: int) -> Split:
-    """Split a data set as --split says."""
+def make_split(data: Dataset, kind: str | None, seed: int, option: str = "--split") -> Split:
+    """Split a data set as --split, or another `option`, says."""
     from triptych.data.split import Split
 
     if kind is None:
@@ -122,7 +168,7 @@ def make_split(data: Dataset, kind: str | None, seed: int) -> Split:
         "leave-one-out": lambda: Split.leave_one_out(data, rng=seed),
         "time": lambda: Split.by_time(data),
     }
-    return makers[read_choice("--split", kind, tuple(makers))]()
+    return makers[read_choice(option, kind, tuple(makers))]()
 
 
 def read_pair(option: str, form: str, text: str, example: str) -> tuple[str, str]:

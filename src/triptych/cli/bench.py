@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from triptych.cli.base import make_split, read_choice, read_lengths, read_masked
+from triptych.cli.base import (
+    LARGEST_SEED,
+    each_once,
+    make_split,
+    read_choice,
+    read_lengths,
+    read_masked,
+)
 from triptych.cli.comparison_tables import print_comparison, print_splits
 from triptych.cli.output import out, print_json
 from triptych.errors import ConfigError, DataError
@@ -94,14 +104,15 @@ class Bench:
         """Split the data in each of some ways, "ratio,leave-one-out,time".
 
         Raises:
-            ConfigError: --split is there as well, or a way is unknown.
+            ConfigError: --split is there as well, or a way is unknown or named twice.
             DataError: a way goes by time, of which the data know nothing.
         """
         if self._split is not None:
             raise ConfigError(
                 "both --split and --splits", wanted="one of them", fix="Name all ways with --splits"
             )
-        found = {kind: make_split(self.dataset, kind, self._split_seed) for kind in text.split(",")}
+        kinds = each_once("--splits", [kind.strip() for kind in text.split(",")])
+        found = {kind: make_split(self.dataset, kind, self._split_seed, "--splits") for kind in kinds}
         for kind, split in found.items():
             if split.protocol.get("order") == "random":
                 raise DataError(
@@ -185,34 +196,67 @@ class Bench:
                 observe=progress.observe,
                 on_outcome=progress.on_outcome,
             )
-        path = self.workshop.folder / "splits.json"
+        path = self.workshop.folder / f"{file_name('splits', ','.join(made))}.json"
         write_splits(result, path)
         _show(result, path, as_json, print_splits)
 
 
 def read_systems(names: Sequence[str], settings: Sequence[str] | None) -> dict[str, Recipe]:
-    """Read what systems are called on the command line, with --set for all of them."""
+    """Read what systems are called on the command line, with --set for all of them.
+
+    Recipes lose their ".toml" in what they are called, unless something else is called so.
+
+    Raises:
+        ConfigError: a name is there twice, or there is no such model, plug-in or setting.
+    """
     from triptych.training.recipe import find_recipe, parse_settings
 
     chosen = parse_settings(settings or [])
-    return {name.replace(".toml", ""): find_recipe(name).with_settings(chosen) for name in names}
+    short = {name: name.replace(".toml", "") for name in each_once("SYSTEM", names)}
+    called = Counter(short.values())
+    return {
+        brief if called[brief] == 1 else name: find_recipe(name).with_settings(chosen)
+        for name, brief in short.items()
+    }
+
+
+def file_name(*asked: str | None) -> str:
+    """Name a result's files, less their suffix, after what was asked, so that other questions keep theirs.
+
+    How it is measured stands in no name: with more seeds or other lengths the result takes its old place.
+
+    Args:
+        asked: the kind of result, the systems, what is varied; None for what was not asked.
+    """
+    whole = "-".join(word for word in asked if word)
+    name = re.sub(r"[^A-Za-z0-9_.,+=]+", "-", whole).strip("-")
+    return name if len(name) <= _LONGEST_NAME else f"{name[:80]}-{sha256(whole.encode()).hexdigest()[:8]}"
+
+
+_LONGEST_NAME = 120
 
 
 def read_seeds(text: str) -> list[int]:
     """Read "3" as 1, 2, 3, and "4,7" as these two.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or more or larger than there can be.
     """
     try:
         numbers = [int(piece) for piece in text.split(",")]
     except ValueError:
         numbers = [-1]
-    if min(numbers) < 0 or numbers == [0]:
+    most = _MOST_SEEDS if len(numbers) == 1 else LARGEST_SEED
+    if not 0 <= min(numbers) <= max(numbers) <= most or numbers == [0]:
         raise ConfigError(
-            f"--seeds {text}", wanted="how many seeds, or a list of them", fix="Write for example --seeds 5"
+            f"--seeds {text}",
+            wanted=f"how many seeds, up to {_MOST_SEEDS:,}, or a list of them, each up to 2**32 - 1",
+            fix="Write for example --seeds 5",
         )
     return list(range(1, numbers[0] + 1)) if len(numbers) == 1 else numbers
+
+
+_MOST_SEEDS = 1_000
 
 
 def read_legacy(protocol: str) -> bool:

@@ -19,6 +19,7 @@ from triptych.cli.base import (
     app,
     limited,
     make_split,
+    needs,
     read_choice,
     read_pair,
 )
@@ -271,6 +272,7 @@ def split(
     "runs/freedom-shop-seed7 --to vectors --out vectors`"
 )
 def export(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -311,17 +313,25 @@ def export(
 ) -> None:
     """Write a data set as the files of another toolbox, or a run's vectors for what searches them."""
     choice = read_choice("--to", to, ("mmrec", "recbole", "vectors", "faiss", "postgres"))
-    if choice == "postgres" and (url is None or out_folder is not None):
+    files = choice in ("mmrec", "recbole")
+    needs(context, ["--split", "--split-seed"], "--to mmrec or --to recbole", met=files)
+    needs(context, ["--index"], "--to faiss", met=choice == "faiss")
+    needs(context, ["--url", "--schema", "--array"], "--to postgres", met=choice == "postgres")
+    if choice == "postgres" and out_folder is not None:
         raise ConfigError(
-            f"--to postgres {'without --url' if url is None else 'with --out'}",
-            wanted="the address of a database, and no folder",
+            "--to postgres with --out", wanted="tables in a database, and no folder", fix="Leave --out away"
+        )
+    if choice == "postgres" and url is None:
+        raise ConfigError(
+            "--to postgres without --url",
+            wanted="the address of a database",
             fix="Name it with --url, or in $TRIPTYCH_DATABASE",
         )
     if choice != "postgres" and out_folder is None:
         raise ConfigError(f"--to {choice} without --out", wanted="a folder to make", fix="Name it with --out")
     place = str(url) if choice == "postgres" else str(out_folder)
     facts: Mapping[str, Any]
-    if choice in ("mmrec", "recbole"):
+    if files:
         from triptych.data.dataset import Dataset
         from triptych.data.export import export_mmrec, export_recbole
 

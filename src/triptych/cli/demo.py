@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from triptych.cli.base import Json, Overwrite, app
+from triptych.cli.base import Json, Overwrite, Seed, app
 from triptych.cli.output import out, print_json, print_table
 
 
@@ -16,7 +16,7 @@ def demo(
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for the data set, the runs and the page.")
     ] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Of the shop and of training.")] = 7,
+    seed: Seed = 7,
     noise: Annotated[float, typer.Option(help="Share of items with a wrong picture and text, 0 to 1.")] = 0.1,
     overwrite: Overwrite = False,
     as_json: Json = False,

@@ -16,14 +16,15 @@ from triptych.cli.base import (
     MaskedOption,
     MemoryLimit,
     RunFolder,
+    Seed,
     app,
     limited,
+    needs,
     read_choice,
     read_lengths,
     read_masked,
 )
 from triptych.cli.output import err, out, print_json, print_table
-from triptych.errors import ConfigError
 
 if TYPE_CHECKING:
     from triptych.evaluation.beyond import Group
@@ -37,6 +38,7 @@ Layers = Annotated[int, typer.Option(min=0, help="How often vectors are passed a
     epilog="Example: `triptych evaluate runs/freedom-shop-seed7 --k 5,10,50 --beyond --data data/shop`"
 )
 def evaluate(
+    context: typer.Context,
     run_folder: RunFolder,
     on: Annotated[str, typer.Option(help="valid or test.")] = "test",
     k: Lengths = "10,20",
@@ -68,11 +70,8 @@ def evaluate(
     from triptych.runs.beyond import BY_POPULARITY, measure_beyond
 
     part, lengths, hidden = read_choice("--on", on, ("valid", "test")), read_lengths(k), read_masked(masked)
-    for option, value in (("--data", data), ("--groups", groups)):
-        if value is not None and not beyond:
-            raise ConfigError(
-                f"{option} {value} without --beyond", wanted="both, or neither", fix="Add --beyond"
-            )
+    needs(context, ["--data", "--groups"], "--beyond", met=beyond)
+    needs(context, ["--masked"], "--on test", met=part == "test" or hidden == "train")
     found = None
     with limited(memory_limit):
         run = load(run_folder)
@@ -154,7 +153,7 @@ def picture(
     ),
     sample: Annotated[int, typer.Option(help="Rows of each group of a map, at most; 2,000 in all.")] = 500,
     layers: Layers = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample and the maps.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Draw what a model learned: maps of its vectors, content before and after, columns that repeat."""

@@ -29,6 +29,7 @@ from triptych.cli.bench import (
     Systems,
     Threads,
     Workers,
+    file_name,
     read_legacy,
     read_seeds,
     read_systems,
@@ -142,7 +143,11 @@ def knockout(
     )
     bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k)
     found, left_out = knockout_systems(named, bench.dataset, plan)
-    bench.compare(found, read_seeds(seeds), masked, "knockout", as_json, beyond=beyond, left_out=left_out)
+    curves = missing and f"missing={missing}", noise and f"noise={noise}"
+    name = file_name(
+        "knockout", *named, *(kinds or ()), *curves, *(modalities or ()), *(settings or ()), split
+    )
+    bench.compare(found, read_seeds(seeds), masked, name, as_json, beyond=beyond, left_out=left_out)
 
 
 @app.command(epilog="Example: `triptych ablate sand --data data/shop --seeds 3`")
@@ -170,7 +175,7 @@ def ablate(
     from triptych.experiments.comparison import LeftOut
     from triptych.experiments.plans import shipped_ablation
 
-    (base,) = read_systems([system], settings).values()
+    ((called, base),) = read_systems([system], settings).items()
     plan = shipped_ablation(base.model)
     if not plan.variants:
         raise ConfigError(
@@ -194,7 +199,8 @@ def ablate(
     ]
     bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k)
     bench.compare(
-        dict(named), read_seeds(seeds), masked, f"ablation-{base.name}", as_json,
+        dict(named), read_seeds(seeds), masked,
+        file_name("ablation", called, *(variants or ()), *(settings or ()), split), as_json,
         reference=base.name, beyond=beyond, left_out=same,
     )  # fmt: skip
 
@@ -232,14 +238,15 @@ def sweep(
     """
     from triptych.experiments.plans import shipped_ablation, sweep_systems
 
-    (base,) = read_systems([system], settings).values()
+    ((called, base),) = read_systems([system], settings).items()
     if len(fields) == 1 and "=" not in fields[0]:
         named = shipped_ablation(base.model).sweep(fields[0], base)
     else:
         named = sweep_systems(base, _read_values(fields))
     bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k)
     bench.compare(
-        dict(named), read_seeds(seeds), masked, f"sweep-{base.name}", as_json,
+        dict(named), read_seeds(seeds), masked,
+        file_name("sweep", called, *fields, *(settings or ()), split), as_json,
         legacy=read_legacy(protocol), beyond=beyond,
     )  # fmt: skip
 

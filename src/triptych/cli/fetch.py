@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from triptych.cli.base import DataFolder, Json, app
+from triptych.cli.base import DataFolder, Json, Seed, app
 from triptych.cli.output import out, print_facts, print_json, print_table
 from triptych.errors import DataError
 
@@ -110,7 +110,7 @@ def pictures(
 @data.command(epilog="Example: `triptych data example --out export`")
 def example(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("export"),
-    seed: Annotated[int, typer.Option(help="Of the shop.")] = 7,
+    seed: Seed = 7,
     noise: Annotated[float, typer.Option(help="Share of items with a wrong picture and text, 0 to 1.")] = 0.1,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych.cli.base import Device, GraphCache, Json, SplitKind, SplitSeed, app, read_choice
+from triptych.cli.base import Device, GraphCache, Json, Seed, SplitKind, SplitSeed, app, read_choice
 from triptych.cli.bench import (
     Bench,
     DataOption,
@@ -35,7 +35,7 @@ def search(
     data: DataOption,
     trials: Annotated[int, typer.Option(help="Of each model, the defaults among them.")] = 20,
     settings: Settings = None,
-    seed: Annotated[int, typer.Option(help="Of every training, and of what is proposed.")] = 1,
+    seed: Seed = 1,
     sampler: Annotated[
         str, typer.Option(help="tpe learns from earlier trials, random does not, grid tries all points.")
     ] = "tpe",

@@ -18,6 +18,7 @@ from triptych.cli.base import (
     MaskedOption,
     MemoryLimit,
     Overwrite,
+    Seed,
     SplitKind,
     SplitSeed,
     app,
@@ -45,7 +46,7 @@ def train(
         list[str] | None,
         typer.Option("--plugin", metavar="NAME", help="Attach a plug-in of 'triptych models'; repeat."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    seed: Seed = 0,
     epochs: Annotated[int | None, typer.Option(help="At most so many; short for --set epochs=N.")] = None,
     device: Device = "auto",
     split: SplitKind = None,
@@ -63,7 +64,7 @@ def train(
         Path | None, typer.Option("--out", help="The run folder; by default runs/MODEL-DATA-seedN.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    checkpoint_every: Annotated[int, typer.Option(help="Epochs between checkpoints.")] = 10,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Epochs between checkpoints.")] = 10,
     graph_cache: GraphCache = None,
     track: Annotated[
         list[str] | None,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from triptych.cli.base import Json, MemoryLimit, Overwrite, RunFolder, app, limited, read_choice
+from triptych.cli.base import Json, MemoryLimit, Overwrite, RunFolder, app, limited, needs, read_choice
 from triptych.cli.output import err, out, print_facts, print_json, print_table
 from triptych.errors import ConfigError
 
@@ -21,6 +21,7 @@ Length = Annotated[int, typer.Option("-k", "--k", help="List length.")]
     "runs/freedom-shop-seed7 --all --k 20 --where \"category = 'Bags' and price < 60\" --out lists.parquet`"
 )
 def recommend(
+    context: typer.Context,
     run_folder: RunFolder,
     users: Annotated[list[str] | None, typer.Argument(help="Raw user ids.", metavar="USER")] = None,
     users_file: Annotated[
@@ -73,6 +74,8 @@ def recommend(
             wanted="user ids, --users FILE or --all",
             fix="Choose one of these",
         )
+    needs(context, ["--user-column"], "--users", met=users_file is not None)
+    needs(context, ["--titles"], "--out", met=out_file is not None)
     if out_file is not None:
         check_suffix(out_file)
     wanted = read_users(users_file, user_column) if users_file is not None else users or None
@@ -123,8 +126,9 @@ def similar(
     k: Length = 10,
     as_json: Json = False,
 ) -> None:
-    """List the items nearest to an item by the cosine of their embeddings."""
+    """List the items nearest to an item, as the model scores."""
     from triptych.runs import load
+    from triptych.scorer import EmbeddingScorer
 
     run = load(run_folder)
     items = run.similar(item, k)
@@ -133,7 +137,7 @@ def similar(
         return
     print_table(
         f"Items like {item}",
-        ["place", "item", "title", "cosine"],
+        ["place", "item", "title", "cosine" if isinstance(run.scorer, EmbeddingScorer) else "score"],
         [
             (place, str(entry.item_id), entry.title or "", entry.score)
             for place, entry in enumerate(items, start=1)

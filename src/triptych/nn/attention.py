@@ -65,16 +65,22 @@ class CrossAttention(nn.Module):
         axis: what attends, and to what.
         scale: products are divided by the root of the length of the axis they sum over ("contracted"),
             or by that of D ("width"); for nodes that is the same.
+        normalise: whether LN comes before the MLP.
     """
 
     def __init__(
-        self, dim: int, axis: AttentionAxis = "channel", scale: AttentionScale = "contracted"
+        self,
+        dim: int,
+        axis: AttentionAxis = "channel",
+        scale: AttentionScale = "contracted",
+        *,
+        normalise: bool = True,
     ) -> None:
         super().__init__()
         self.axis, self.scale = axis, scale
         self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
         self.map_common, self.map_distinct = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.refine_common, self.refine_distinct = _refinement(dim), _refinement(dim)
+        self.refine_common, self.refine_distinct = (_refinement(dim, normalise) for _ in range(2))
 
     def forward(self, asking: Tensor, answering: Tensor, has: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Compare two modalities: common and distinct of some nodes, (n, D) each.
@@ -135,6 +141,7 @@ def node_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> T
     return F.scaled_dot_product_attention(q, k, v, scale=scale)[0, 0]
 
 
-def _refinement(dim: int) -> nn.Sequential:
-    """Make LN and an MLP of one hidden layer as wide as its ends."""
-    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+def _refinement(dim: int, normalise: bool) -> nn.Sequential:
+    """Make LN, if it is wanted, and an MLP of one hidden layer as wide as its ends."""
+    first = nn.LayerNorm(dim) if normalise else nn.Identity()
+    return nn.Sequential(first, nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))

@@ -60,8 +60,8 @@ def _largest_eigenpairs(symmetric: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
     size = len(symmetric)
     wanted = (max(0, size - n), size - 1)
-    found = eigh(symmetric.cpu().numpy(), subset_by_index=wanted)
-    squares, vectors = (torch.from_numpy(part).to(symmetric.device).flip(-1) for part in found)
+    found = eigh(symmetric.numpy(force=True), subset_by_index=wanted)
+    squares, vectors = (symmetric.new_tensor(part).flip(-1) for part in found)
     return squares, vectors
 
 

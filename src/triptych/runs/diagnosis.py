@@ -16,7 +16,6 @@ from triptych.evaluation.mechanism import alignment, information_bound, uniformi
 from triptych.graph.sparse import propagate_layers
 from triptych.models.base import ModelInputs, Recommender
 from triptych.nn.correlation import redundancy
-from triptych.nn.embedding import NodeEmbedding
 from triptych.runs.rebuild import rebuild, same_split
 from triptych.runs.run import Run
 from triptych.scorer import Embeddings, EmbeddingScorer
@@ -129,9 +128,10 @@ def _embeddings(run: Run) -> Embeddings:
 def _layers(
     model: Recommender, result: Embeddings, inputs: ModelInputs, vectors: dict[str, Tensor], n_layers: int
 ) -> Iterator[LayerRedundancy]:
-    ids = next((part.weight for part in model.modules() if isinstance(part, NodeEmbedding)), None)
+    ids = model.id_embeddings()
     if ids is not None:
-        for layer, nodes in enumerate(propagate_layers(inputs.graphs.bipartite("sym"), ids, n_layers)):
+        ego = torch.cat(list(ids))  # (U + I, D)
+        for layer, nodes in enumerate(propagate_layers(inputs.graphs.bipartite("sym"), ego, n_layers)):
             users, items = nodes.split([inputs.n_users, inputs.n_items])
             yield _redundancy("ids", layer, items, users)
     for modality, rows in vectors.items():
