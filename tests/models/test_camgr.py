@@ -190,7 +190,7 @@ def test_equals_the_dense_equations_in_value_loss_and_gradient(split: Split, set
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # where all begin at zero, so does what a ReLU sees
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
     nodes = dense_ids(model, split) + dense_fused(model, split, asking)
     torch.testing.assert_close(torch.cat(model.embeddings()), nodes, rtol=1e-5, atol=1e-6)
     losses, expected = model.loss(BATCH), dense_losses(model, split, BATCH, asking)

@@ -25,10 +25,12 @@ from triptych.data.sizes import table_size
 from triptych.encode.encoder import Encoder, EncoderSpec
 from triptych.encode.run import encode
 from triptych.errors import ConfigError, StorageError
+from triptych.experiments.jobs import Job, Workshop, run_jobs
 from triptych.preparation import needs
 from triptych.runs import fuse
 from triptych.testing import checkerboard, toy_dataset
 from triptych.training.config import TrainConfig
+from triptych.training.recipe import Recipe
 
 CONFIG = TrainConfig(epochs=1, batch_size=64, metric="recall@2")
 
@@ -193,6 +195,8 @@ def test_whatever_reads_a_folder_asks_whether_it_fits(tmp_path: Path, capsys, mo
         assert f"loading {one} needs about" in said
         assert "bytes of memory, 0 are free" in said
         assert not Path(out).exists()
+    assert command(["compare", "mf-bpr", "--data", data, "--out", out, "--memory-limit", "2MB"]) == 2
+    assert f"loading {data} needs about" in " ".join(capsys.readouterr().err.split())
     assert command(["evaluate", one, "-k", "2", "--memory-limit", "100TB"]) == 0
     assert (
         command(
@@ -205,6 +209,15 @@ def test_whatever_reads_a_folder_asks_whether_it_fits(tmp_path: Path, capsys, mo
         capsys.readouterr()
         assert command(words) == 2
         assert "loading" in capsys.readouterr().err
+
+
+def test_each_training_of_an_experiment_heeds_the_limit(tmp_path: Path):
+    recipe = Recipe("mf-bpr", {"epochs": 1, "batch_size": 64, "metric": "recall@2"})
+    workshop = Workshop(tmp_path, device="cpu", threads=1, k=(2,), memory_limit=1)
+    (outcome,) = run_jobs([Job(recipe, 1)], checkerboard(16), workshop)
+    assert "training mf-bpr needs about" in str(outcome.error)
+    (outcome,) = run_jobs([Job(recipe, 1)], checkerboard(16), replace(workshop, memory_limit=1 << 50))
+    assert outcome.folder is not None
 
 
 def test_rankings_lists_and_fusions_ask_before_they_begin():

@@ -15,6 +15,7 @@ import typer
 from triptych.cli.base import (
     LARGEST_SEED,
     each_once,
+    limited,
     make_split,
     read_choice,
     read_lengths,
@@ -71,27 +72,32 @@ class Bench:
     def __init__(
         self,
         data: Path,
+        *,
         split: str | None,
         split_seed: int,
         device: str,
         workers: int,
         threads: int | None,
         graph_cache: Path | None,
+        memory_limit: str | None,
         out_folder: Path | None,
         k: str | None = "10,20",
     ) -> None:
         from triptych.data.dataset import Dataset
         from triptych.experiments.jobs import Workshop
+        from triptych.memory import parse_size
 
         lengths = () if k is None else tuple(read_lengths(k))
         self._split, self._split_seed = split, split_seed
-        self.dataset = Dataset.load(data)
+        with limited(memory_limit):
+            self.dataset = Dataset.load(data)
         self.workshop = Workshop(
             out_folder or Path("experiments") / self.dataset.name,
             device=device,
             workers=workers,
             threads=threads,
             graph_cache=graph_cache,
+            memory_limit=parse_size(memory_limit) if memory_limit else None,
             k=lengths,
         )
 
@@ -253,7 +259,7 @@ def read_seeds(text: str) -> list[int]:
             wanted=f"how many seeds, up to {_MOST_SEEDS:,}, or a list of them, each up to 2**32 - 1",
             fix="Write for example --seeds 5",
         )
-    return list(range(1, numbers[0] + 1)) if len(numbers) == 1 else numbers
+    return list(range(1, numbers[0] + 1)) if len(numbers) == 1 else list(dict.fromkeys(numbers))
 
 
 _MOST_SEEDS = 1_000

@@ -12,6 +12,7 @@ from triptych.cli.base import (
     Json,
     Lengths,
     MaskedOption,
+    MemoryLimit,
     SplitKind,
     SplitSeed,
     app,
@@ -66,6 +67,7 @@ def compare(
     workers: Workers = 1,
     threads: Threads = None,
     graph_cache: GraphCache = None,
+    memory_limit: MemoryLimit = None,
     out_folder: OutFolder = None,
     as_json: Json = False,
 ) -> None:
@@ -75,7 +77,10 @@ def compare(
     or with more systems or seeds.
     """
     named = read_systems(systems, settings)
-    bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k)
+    bench = Bench(
+        data, split=split, split_seed=split_seed, device=device, workers=workers, threads=threads,
+        graph_cache=graph_cache, memory_limit=memory_limit, out_folder=out_folder, k=k,
+    )  # fmt: skip
     legacy, numbers = read_legacy(protocol), read_seeds(seeds)
     if splits is None:
         bench.compare(
@@ -123,6 +128,7 @@ def knockout(
     workers: Workers = 1,
     threads: Threads = None,
     graph_cache: GraphCache = None,
+    memory_limit: MemoryLimit = None,
     out_folder: OutFolder = None,
     as_json: Json = False,
 ) -> None:
@@ -141,7 +147,10 @@ def knockout(
     plan = KnockoutPlan(
         chosen, _read_numbers("--missing", missing), _read_numbers("--noise", noise), modalities
     )
-    bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k)
+    bench = Bench(
+        data, split=split, split_seed=split_seed, device=device, workers=workers, threads=threads,
+        graph_cache=graph_cache, memory_limit=memory_limit, out_folder=out_folder, k=k,
+    )  # fmt: skip
     found, left_out = knockout_systems(named, bench.dataset, plan)
     curves = missing and f"missing={missing}", noise and f"noise={noise}"
     name = file_name(
@@ -168,6 +177,7 @@ def ablate(
     workers: Workers = 1,
     threads: Threads = None,
     graph_cache: GraphCache = None,
+    memory_limit: MemoryLimit = None,
     out_folder: OutFolder = None,
     as_json: Json = False,
 ) -> None:
@@ -197,7 +207,10 @@ def ablate(
         for name in plan.no_variants(base)
         if name in wanted
     ]
-    bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k)
+    bench = Bench(
+        data, split=split, split_seed=split_seed, device=device, workers=workers, threads=threads,
+        graph_cache=graph_cache, memory_limit=memory_limit, out_folder=out_folder, k=k,
+    )  # fmt: skip
     bench.compare(
         dict(named), read_seeds(seeds), masked,
         file_name("ablation", called, *(variants or ()), *(settings or ()), split), as_json,
@@ -229,6 +242,7 @@ def sweep(
     workers: Workers = 1,
     threads: Threads = None,
     graph_cache: GraphCache = None,
+    memory_limit: MemoryLimit = None,
     out_folder: OutFolder = None,
     as_json: Json = False,
 ) -> None:
@@ -243,7 +257,10 @@ def sweep(
         named = shipped_ablation(base.model).sweep(fields[0], base)
     else:
         named = sweep_systems(base, _read_values(fields))
-    bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k)
+    bench = Bench(
+        data, split=split, split_seed=split_seed, device=device, workers=workers, threads=threads,
+        graph_cache=graph_cache, memory_limit=memory_limit, out_folder=out_folder, k=k,
+    )  # fmt: skip
     bench.compare(
         dict(named), read_seeds(seeds), masked,
         file_name("sweep", called, *fields, *(settings or ()), split), as_json,

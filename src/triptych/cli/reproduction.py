@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych.cli.base import Device, GraphCache, Json, SplitKind, SplitSeed, app, read_pair
+from triptych.cli.base import Device, GraphCache, Json, MemoryLimit, SplitKind, SplitSeed, app, read_pair
 from triptych.cli.bench import Bench, OutFolder, Seeds, Threads, Workers, read_seeds
 from triptych.cli.comparison_tables import print_comparison, worded
 from triptych.cli.output import out, print_json, print_table
@@ -53,6 +53,7 @@ def reproduce(
     workers: Workers = 1,
     threads: Threads = None,
     graph_cache: GraphCache = None,
+    memory_limit: MemoryLimit = None,
     out_folder: OutFolder = None,
     as_json: Json = False,
 ) -> None:
@@ -81,7 +82,10 @@ def reproduce(
             if table is not None
             else figure_systems(plan, figure or "", name)
         )
-        bench = Bench(folder, split, split_seed, device, workers, threads, graph_cache, out_folder)
+        bench = Bench(
+            folder, split=split, split_seed=split_seed, device=device, workers=workers, threads=threads,
+            graph_cache=graph_cache, memory_limit=memory_limit, out_folder=out_folder,
+        )  # fmt: skip
         asked.append((name, systems, bench))
     what = f"table {table}" if table is not None else f"figure {figure}"
     for name, systems, bench in asked:

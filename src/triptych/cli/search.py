@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych.cli.base import Device, GraphCache, Json, Seed, SplitKind, SplitSeed, app, read_choice
+from triptych.cli.base import (
+    Device,
+    GraphCache,
+    Json,
+    MemoryLimit,
+    Seed,
+    SplitKind,
+    SplitSeed,
+    app,
+    read_choice,
+)
 from triptych.cli.bench import (
     Bench,
     DataOption,
@@ -46,6 +56,7 @@ def search(
     workers: Workers = 1,
     threads: Threads = None,
     graph_cache: GraphCache = None,
+    memory_limit: MemoryLimit = None,
     out_folder: OutFolder = None,
     as_json: Json = False,
 ) -> None:
@@ -80,7 +91,10 @@ def search(
             wanted="one search of a model in a folder",
             fix="Search them in two calls, with two --out folders",
         )
-    bench = Bench(data, split, split_seed, device, workers, threads, graph_cache, out_folder, k=None)
+    bench = Bench(
+        data, split=split, split_seed=split_seed, device=device, workers=workers, threads=threads,
+        graph_cache=graph_cache, memory_limit=memory_limit, out_folder=out_folder, k=None,
+    )  # fmt: skip
     found = []
     for plan in plans:
         with bench.progress(trials) as progress:

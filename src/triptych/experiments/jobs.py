@@ -106,6 +106,7 @@ class Workshop:
         threads: of each training; by default torch's own number, shared among the workers.
         checkpoint_every: epochs between checkpoints.
         graph_cache: folder that keeps item neighbours between trainings.
+        memory_limit: bytes that a process may take in all; by default what the machine leaves.
         k: list lengths of the validation figures.
 
     Raises:
@@ -118,6 +119,7 @@ class Workshop:
     threads: int | None = None
     checkpoint_every: int = 10
     graph_cache: Path | None = None
+    memory_limit: int | None = None
     k: tuple[int, ...] = (10, 20)
 
     def __post_init__(self) -> None:
@@ -250,6 +252,7 @@ def training_of(
         device=workshop.device,
         k=workshop.k,
         graph_cache=workshop.graph_cache,
+        memory_limit=workshop.memory_limit,
         checkpoint_dir=checkpoints,
         checkpoint_every=workshop.checkpoint_every,
         resume=(checkpoints / f"{CHECKPOINT}.json").is_file(),
