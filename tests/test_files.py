@@ -112,6 +112,29 @@ def test_new_folder_takes_an_empty_folder_and_refuses_foreign_ones(tmp_path):
     assert names(tmp_path / "home") == ["diary.txt"]
 
 
+@pytest.mark.parametrize("state", ["missing", "empty", "full"])
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, state):
+    """As where data lie on another disk: the old content must not stay behind there."""
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "data", tmp_path / "data"
+    link.symlink_to(target)
+    if state != "missing":
+        target.mkdir()
+    if state == "full":
+        (target / "marker").write_text("old")
+    with files.new_folder(link, marker="marker", overwrite=True) as folder:
+        assert folder.is_relative_to(tmp_path / "disk"), "so that the last step is a renaming"
+        (folder / "marker").write_text("new")
+    assert link.is_symlink()
+    assert (target / "marker").read_text() == "new"
+    file = tmp_path / "file"
+    file.symlink_to(target / "x.txt")
+    files.write_atomic(file, lambda path: path.write_text("text"))
+    assert file.is_symlink()
+    assert (target / "x.txt").read_text() == "text"
+    assert names(tmp_path / "disk") == ["data"]
+
+
 def test_sweep_removes_leftovers_only(tmp_path):
     (tmp_path / ".partial-a").mkdir()
     (tmp_path / ".partial-b").write_text("x")

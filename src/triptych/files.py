@@ -70,6 +70,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: the system refuses; the error names `path`.
     """
+    path = _behind_links(path)
     with _workplace(path) as place:
         temporary = place / path.name
         write(temporary)
@@ -92,6 +93,7 @@ def new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterator[
         StorageError: something is at `path` that may not be replaced.
         OSError: the system refuses; the error names `path`, or the file below it.
     """
+    path = _behind_links(path)
     check_new_folder(path, marker=marker, overwrite=overwrite)
     with _workplace(path) as place:
         check_new_folder(path, marker=marker, overwrite=overwrite)  # who wrote it before has made it
@@ -102,6 +104,11 @@ def new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterator[
             _flush(file)
         _put(new, path, place / _OLD)
         _flush(path.parent)
+
+
+def _behind_links(path: Path) -> Path:
+    """Say what a symbolic link leads to, there or not: it stays, and what is written is written behind it."""
+    return path.resolve() if path.is_symlink() else path
 
 
 _OLD = ".old"
@@ -406,8 +413,9 @@ def open_folder(
         StorageError: it is something else, of another version, or damaged; also for whatever the block
             stumbles over, since then the marker does not describe what is there.
     """
-    if not folder.exists() and (_place_of(folder) / _OLD).is_dir():
-        with _workplace(folder):
+    real = _behind_links(folder)
+    if not real.exists() and (_place_of(real) / _OLD).is_dir():
+        with _workplace(real):
             pass  # which puts it back
     if not (folder / marker).is_file():
         raise StorageError(
