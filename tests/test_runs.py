@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import triptych as tt
+from triptych.data.interactions import TRAIN, VALID, Interactions
 from triptych.errors import ConfigError, DataError, StorageError, TrainingError, UnknownIdError
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.files import read_json, write_json
@@ -89,6 +90,17 @@ def test_similar_items_are_the_nearest_by_cosine(run: Run):
     answer = run.similar("i002", k=3)
     assert [item.item_id for item in answer] == [f"i{i:03d}" for i in order]
     assert answer[0].score == pytest.approx(float(cosine[order[0]]), abs=1e-6)
+
+
+def test_what_nothing_ties_to_an_item_is_not_like_it():
+    """By item-to-item weights: their zeros, in the order of the catalogue, would look like a list."""
+    pairs = Interactions.from_ids(
+        [0, 0, 1, 1, 2], [10, 11, 10, 11, 12], label=np.array([TRAIN, TRAIN, TRAIN, VALID, TRAIN])
+    )
+    split = tt.Split.by_label(tt.Dataset.from_interactions("x", pairs))
+    ease = tt.train("ease", split, config=tt.TrainConfig(metric="recall@1"), device="cpu", k=(1,))
+    assert [near.item_id for near in ease.similar(10, 2)] == [11]
+    assert ease.similar(12, 2) == []
 
 
 def test_unknown_ids_and_impossible_lengths_are_refused(run: Run):

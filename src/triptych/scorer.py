@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, NamedTuple, Protocol, Self, cast
 
 import torch
@@ -89,8 +90,13 @@ class EmbeddingScorer:
 
     def item_similarities(self, item: int) -> Tensor:
         """Give the cosine of every item's vector with one item's: (I,)."""
-        unit = F.normalize(self.embeddings.items, dim=1)
-        return unit @ unit[item]
+        items, lengths = self.embeddings.items, self._lengths
+        return items @ (items[item] / lengths[item]) / lengths
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """(I,), found once: a service asks for likeness many times."""
+        return self.embeddings.items.norm(dim=1).clamp(min=1e-12)
 
     def arrays(self) -> dict[str, Tensor]:
         """Name the two matrices."""

@@ -102,7 +102,7 @@ def test_each_card_has_a_picture_with_words_or_a_placeholder(tmp_path):
     labels = [attributes.get("aria-label", "") for _, attributes in reader.tags]
     assert sum(label.startswith("No picture of") for label in labels) == 2
     assert ("html", {"lang": "en"}) in reader.tags
-    assert page.count("✓ chosen later") == 1
+    assert page.count("✓ chosen, held out") == 1
 
 
 def test_the_best_of_each_metric_is_bold_and_nothing_else(tmp_path):

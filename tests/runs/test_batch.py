@@ -214,6 +214,9 @@ def test_users_are_read_from_files(tmp_path: Path):
         read_users(tmp_path / "sales.csv", "custommer")
     with pytest.raises(DataError, match="does not exist"):
         read_users(tmp_path / "none.txt")
+    (tmp_path / "latin.txt").write_bytes("Zoë\n".encode("latin-1"))
+    with pytest.raises(DataError, match="is no UTF-8 text"):
+        read_users(tmp_path / "latin.txt")
     (tmp_path / "holes.csv").write_text("customer,sku\nb,1\n,1\n")
     with pytest.raises(DataError, match="1 empty or bad ids"):
         read_users(tmp_path / "holes.csv")

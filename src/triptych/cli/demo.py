@@ -47,7 +47,7 @@ def demo(
         f"\nTop 10 for user {result.user_id} by {result.best_model}",
         ["item", "title", "score", ""],
         [
-            (str(item.item_id), item.title, item.score or 0.0, "chosen later" if item.hit else "")
+            (str(item.item_id), item.title, item.score or 0.0, "chosen, held out" if item.hit else "")
             for item in result.recommendations[result.best_model]
         ],
     )

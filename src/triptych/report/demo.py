@@ -175,11 +175,11 @@ def _figures(model: str, run: Run) -> dict[str, Any]:
 
 def _top_items(shop: DemoShop, run: Run, user: int) -> list[ShownItem]:
     split = run.split
-    chosen_later = set(split.test.item[split.test.user == user].tolist())
+    held_out = set(split.test.item[split.test.user == user].tolist())
     (answer,) = run.recommend([str(split.data.users.ids[user])], k=10, exclude="train+valid")
     index = split.data.items.index([item.item_id for item in answer.items]).tolist()
     return [
-        replace(_shown(shop, item), score=listed.score, hit=item in chosen_later)
+        replace(_shown(shop, item), score=listed.score, hit=item in held_out)
         for item, listed in zip(index, answer.items, strict=True)
     ]
 

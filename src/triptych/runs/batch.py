@@ -23,7 +23,7 @@ from triptych.data.frames import check_suffix, write_frames
 from triptych.data.ids import IdMap, id_array
 from triptych.data.split import Pairs, Split
 from triptych.data.tables import existing_file, read_table
-from triptych.errors import ConfigError, UnknownIdError
+from triptych.errors import ConfigError, DataError, UnknownIdError
 from triptych.evaluation.ranking import (
     BLOCK_SIZE,
     SeenItems,
@@ -283,7 +283,14 @@ def read_users(path: str | Path, column: str | None = None) -> list[RawId]:
     """
     path = Path(path)
     if path.suffix.lower() == ".txt":
-        lines = existing_file(path).read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = existing_file(path).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path} is no UTF-8 text ({error})",
+                wanted="an id in each line",
+                fix="Save it as UTF-8, or give a table",
+            ) from error
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     frame = read_table(path)
     ids = frame[existing_column(frame, column or frame.columns[0], "--user-column")]

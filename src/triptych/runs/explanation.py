@@ -194,8 +194,13 @@ def _added_up(run: Run, data: Dataset | None) -> _Terms | None:
     """Find the parts whose sum a score is by the model's own formula."""
     record, scorer = run.record, run.scorer
     if isinstance(scorer, FusedScorer):
-        models = [part["model"] for part in record.model_settings["parts"]]
-        names = [name if models.count(name) == 1 else f"{name} {n}" for n, name in enumerate(models, start=1)]
+        called = [
+            "+".join([part["model"], *part.get("plugins", {})]) for part in record.model_settings["parts"]
+        ]
+        names = [
+            name if called.count(name) == 1 else f"{name} {called[: place + 1].count(name)}"
+            for place, name in enumerate(called)
+        ]
         how = "The score is the weighted sum of the parts' scores, each made comparable."
         return _Terms(scorer, dict(zip(names, scorer.parts, strict=True)), True, how)
     if record.plugins:

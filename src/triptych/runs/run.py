@@ -45,7 +45,7 @@ from triptych.files import (
 )
 from triptych.memory import free_bytes, require_memory
 from triptych.runs.record import KIND, SCHEMA_VERSION, RunRecord
-from triptych.scorer import SCORERS, FusedScorer, Scorer
+from triptych.scorer import SCORERS, FusedScorer, HistoryScorer, Scorer
 from triptych.training.trainer import CHECKPOINT
 
 RUN = "run.json"
@@ -127,7 +127,8 @@ class Run:
         """List the items nearest to an item, itself left out.
 
         By embeddings that is the cosine, by item-to-item weights what having the item adds to another's
-        score, and of a fusion the weighted sum of its parts', each made comparable.
+        score, and of a fusion the weighted sum of its parts', each made comparable. The list is shorter where
+        item-to-item weights say nothing of the rest.
 
         Raises:
             UnknownIdError: the item is not in the data set.
@@ -135,9 +136,7 @@ class Run:
         """
         check_lengths([k], self.split.n_items - 1)
         index = int(self.split.data.items.index([item_id])[0])
-        similar = self.scorer.item_similarities(index).cpu()[None]
-        similar[0, index] = -torch.inf
-        scores, items = top_k(similar, k)
+        scores, items = top_k(nearness(self.scorer, index)[None], k)
         return self._scored(items[0], scores[0])
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -164,6 +163,18 @@ class Run:
             for item, score in zip(items.tolist(), scores.tolist(), strict=True)
             if item >= 0
         ]  # fmt: skip
+
+
+def nearness(scorer: Scorer, item: int) -> Tensor:
+    """Say how near every item is to one: (I,) on the CPU; -inf for itself, and for what nothing ties to it.
+
+    Item-to-item weights are zero where no user ties two items, which is no degree of likeness.
+    """
+    near = scorer.item_similarities(item).cpu()
+    if isinstance(scorer, HistoryScorer):
+        near.masked_fill_(near == 0, -torch.inf)
+    near[item] = -torch.inf
+    return near
 
 
 def evaluate(
