@@ -96,7 +96,8 @@ class EmbeddingScorer:
     @cached_property
     def _lengths(self) -> Tensor:
         """(I,), found once: a service asks for likeness many times."""
-        return self.embeddings.items.norm(dim=1).clamp(min=1e-12)
+        lengths: Tensor = torch.linalg.vector_norm(self.embeddings.items, dim=1)
+        return lengths.clamp(min=1e-12)
 
     def arrays(self) -> dict[str, Tensor]:
         """Name the two matrices."""

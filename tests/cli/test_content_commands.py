@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -139,6 +140,37 @@ def test_encode_adds_to_a_data_set(call, shop, export, tmp_path):
     nothing = call("encode", shop, "--out", tmp_path / "none")
     assert nothing.status == 2
     assert "nothing to encode" in nothing.stderr
+
+
+def test_encode_heeds_an_encoder_of_texts_without_a_template(call, shop, export, tmp_path):
+    images = ("--images", export / "pictures", "--cache", tmp_path / "cache")
+    wrong = call("encode", shop, *images, "--encoder", "text=no-such-model", "--out", tmp_path / "wrong")
+    assert wrong.status == 2
+    assert "no-such-model" in wrong.stderr
+    assert not (tmp_path / "wrong").exists()
+    again = call("encode", shop, "--encoder", "text=tfidf", "--out", tmp_path / "again", "--json").json
+    text = again["provenance"]["features"]["text"]
+    assert (text["encoder"]["name"], text["template"]) == ("tfidf", "{title}. {category}. {description}")
+    only = call("encode", shop, *images, "--out", tmp_path / "only", "--json")
+    assert "text:" not in only.stderr
+    off = call(
+        "encode", shop, *images, "--text", "none", "--encoder", "text=tfidf", "--out", tmp_path / "off"
+    )
+    assert off.status == 2
+    assert "--text none with --encoder text=tfidf" in off.stderr
+    help_text = " ".join(call("encode", "--help").stdout.split())
+    assert "[default: none]" not in help_text
+
+
+def test_a_cache_that_cannot_be_written_is_a_note(call, export, tmp_path):
+    words = ("prepare", export, "--cache", tmp_path / "cache", *LIGHT, "--out")
+    call(*words, tmp_path / "first")
+    (kept,) = (tmp_path / "cache" / "encoded").iterdir()
+    shutil.rmtree(kept)
+    kept.write_text("in the way")
+    again = call(*words, tmp_path / "again")
+    assert again.status == 0
+    assert "what is encoded is not kept from here on" in " ".join(again.stderr.split())
 
 
 def test_missing_rows_are_filled_for_training(call, shop, tmp_path):

@@ -238,7 +238,10 @@ def test_a_bad_graph_is_named(tmp_path, change, message):
         ({"item": [0, 1]}, "the columns none"),
         ({"item": [8, 9], "v": [1.0, 2.0]}, "describes none of the items"),
         ({"item": [0, 1], "v": pl.Series([None, None], dtype=pl.List(pl.Float32))}, r"shape \(2, 0\)"),
-        ({"v": [1.0, 2.0]}, "no column has a well-known name for --item"),
+        (
+            {"v": [1.0, 2.0]},
+            r"no column has a well-known name for item ids: .* Call it item_id, and no other so",
+        ),
         ({"item": [0, 1], "v": pl.Series([[], []], dtype=pl.List(pl.Float32))}, r"shape \(2, 0\)"),
     ],
 )

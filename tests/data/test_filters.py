@@ -92,8 +92,14 @@ def test_moments_are_dates_or_numbers():
         == read_moment("1970-01-02T01:00:00+01:00")
         == 86400.0
     )
+    assert read_moment("20240301") == read_moment("2024-03-01") == 1_709_251_200.0
+    assert read_moment("202401.0") == 202_401.0
     with pytest.raises(ConfigError, match="'yesterday'"):
         read_moment("yesterday")
+    with pytest.raises(ConfigError, match=r"Write 2024-01-01, or 202401\.0 for seconds"):
+        read_moment("202401")
+    with pytest.raises(ConfigError, match=r"the time '20240231'.*Write for example 2014-07-01"):
+        read_moment("20240231")
 
 
 def test_which_of_repeated_rows_is_kept():

@@ -1,3 +1,4 @@
+import csv
 import gzip
 import json
 from datetime import UTC, date, datetime
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.data import tables
+from triptych.data.bad_rows import BadRows
 from triptych.data.columns import Columns
 from triptych.data.filters import Filters
 from triptych.data.interactions import TEST, TRAIN, VALID
@@ -230,11 +232,14 @@ BAD_FILES = {
     "header.csv": (b"user,item\n", "holds no rows"),
     "long.csv": (b"user,item\n1,2\n3,4,5\n", "1 of 2 rows.*line 3 holds more fields"),
     "short.csv": (b"user,item\n1,2\n3\n", "'item' holds None in data row 2"),
-    "quote.csv": (b'user,item\n"1,2\n3,4\n', "cannot be read"),
+    "quote.csv": (b'user,item\n"1,2\n3,4\n', "2 of 2 rows.*badly quoted: line 2 to 3: unexpected end"),
+    "quote.csv.gz": (gzip.compress(b'user,item\n1,"2" x\n3,4\n5,"6" x\n'), "2 of 3 rows.*line 2:.*line 4:"),
     "latin.csv": (b"user,item\n\xe9,2\n", "not utf-8: line 2.*--encoding"),
     "utf16.csv": ("user,item\nä,2\n".encode("utf-16"), "is UTF-16.*--encoding utf-16"),
     "twice.csv": (b"user,item,item\n1,2,3\n", "names 'item' twice"),
-    "twice.inter": (b"user:token\titem:token\titem:float\n1\t2\t3\n", "two columns of one name"),
+    "twice.inter": (b"user:token\titem:token\titem:float\n1\t2\t3\n", "names 'item' twice"),
+    "twice.tsv": (b"user\titem\t\titem\n1\t2\t3\t4\n", "names 'item' twice"),
+    "long-twice.csv": (b"user,item,item\n1,2,3,4\n", "names 'item' twice"),
     "cut.csv.gz": (gzip.compress(text(",").encode() * 50)[:-30], "cannot be read"),
     "cut.parquet": (parquet_bytes()[:-20], "cannot be read"),
     "junk.parquet": (b"PAR1" + bytes(30) + b"PAR1", "cannot be read"),
@@ -304,7 +309,10 @@ def test_item_table_names_its_columns(tmp_path):
         ("B1", "3", "Mug"),
         ("B2", "1", None),
     ]
-    with pytest.raises(DataError, match=r"items\.jsonl: more than one column could be meant for --item"):
+    with pytest.raises(
+        DataError,
+        match=r"items\.jsonl: more than one column could be meant for --item-column:.*Name it with --item-column COLUMN",
+    ):
         read_item_table(path)
     with pytest.raises(DataError, match=r"no column 'titel' \(--title\).*"):
         read_item_table(path, item="asin", title="titel")
@@ -323,3 +331,135 @@ def test_an_item_with_two_rows_is_refused(tmp_path):
         match=r"items\.csv: 1 of 3 rows cannot be used: repeated item: column 'item' holds 5 in data row 3",
     ):
         read_item_table(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "title", "expected"),
+    [
+        ("sku,name,title,item_id", None, {"item_id": "a", "title": "c", "name": "b", "item_id_2": "d"}),
+        (
+            "sku,Name,item_id_2,item_id",
+            None,
+            {"item_id": "a", "title": "b", "item_id_2": "c", "item_id_3": "d"},
+        ),
+        ("sku,label,title,name", "label", {"item_id": "a", "title": "b", "title_2": "c", "name": "d"}),
+    ],
+)
+def test_no_column_of_an_item_table_is_lost(tmp_path, names, title, expected):
+    path = write(tmp_path, "items.csv", f"{names}\na,b,c,d\n")
+    assert read_item_table(path, like="sku", title=title).row(0, named=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (",user,item\n0,u1,i1\n", {"column_1": 0, "user": "u1", "item": "i1"}),
+        ("user;item;\nu1;i1;\n", {"user": "u1", "item": "i1", "column_3": None}),
+        (
+            "user,column_3,,\nu1,i1,x,y\n",
+            {"user": "u1", "column_3": "i1", "column_3_2": "x", "column_4": "y"},
+        ),
+        (
+            ',user,,"item"\nx,u1,y,i1\nx,u2,y,i2,z\n',
+            {"column_1": "x", "user": "u1", "column_3": "y", "item": "i1"},
+        ),
+        ("user,a_duplicated_0\nu1,i1\n", {"user": "u1", "a_duplicated_0": "i1"}),
+    ],
+)
+def test_a_column_without_a_name_is_named_by_its_place(tmp_path, content, expected):
+    path = write(tmp_path, "a.csv", content)
+    assert read_table(path, BadRows(limit=0.5)).row(0, named=True) == expected
+    assert tables.read_header(path) == list(expected)
+
+
+BETWEEN = [f"s{n},x{n},{n}" for n in range(4, 9)]
+
+
+@pytest.mark.parametrize("field", ['"5" tablet"', '"5\\" tablet"', '"5"tablet"', '"5\\" or 7\\" tablet"'])
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv"])
+def test_rows_between_two_badly_quoted_ones_are_kept(tmp_path, field, name):
+    lines = ["s,name,n", f"s3,{field},3", *BETWEEN, f"s9,{field},9", "s10,z,10"]
+    text = "".join(f"{line}\n" for line in lines).replace(",", "\t" if "tsv" in name else ",")
+    path = write(tmp_path, name, gzip.compress(text.encode()) if name.endswith("gz") else text)
+    bad = BadRows(limit=0.5)
+    frame = read_table(path, bad)
+    assert frame["s"].to_list() == ["s4", "s5", "s6", "s7", "s8", "s10"]
+    assert frame["name"].to_list() == ["x4", "x5", "x6", "x7", "x8", "z"]
+    assert bad.of(name)["left_out"] == {"badly quoted": 2}
+    assert [shown.split(":")[1] for shown in bad.of(name)["first_left_out"]] == [" line 2", " line 8"]
+    with pytest.raises(DataError, match=f"{name}: 2 of 8 rows cannot be used: badly quoted: line 2"):
+        read_table(path)
+
+
+def test_lines_within_a_badly_quoted_row_are_counted_one_by_one(tmp_path):
+    path = write(tmp_path, "a.csv", 's,name\n1,"5\n2,x\n3,"y" z\n4,"6"\n')
+    bad = BadRows(limit=0.9)
+    assert read_table(path, bad).rows() == [(4, 6)]
+    assert bad.of("a.csv")["left_out"] == {"badly quoted": 3}
+    assert "line 2 to 4" in bad.of("a.csv")["first_left_out"][0]
+
+
+def test_a_compressed_table_that_only_polars_reads_may_not_be_quoted_badly(tmp_path):
+    path = tmp_path / "a.csv.zst"
+    rows = [("s3", '"5" tablet"'), ("s4", "x"), ("s9", '"7" tablet"')]
+    pl.DataFrame(rows, schema=["s", "name"], orient="row").write_csv(
+        path, quote_style="never", compression="zstd"
+    )
+    with pytest.raises(DataError, match=r"a\.csv\.zst cannot be read: .* expected after"):
+        read_table(path)
+    pl.DataFrame([("s3", 'a "b"\nc,')], schema=["s", "name"], orient="row").write_csv(
+        path, compression="zstd"
+    )
+    assert read_table(path).rows() == [("s3", 'a "b"\nc,')]
+
+
+@given(
+    rows=st.lists(
+        st.lists(st.text(st.sampled_from('ab",\\ \n'), max_size=6).map("x".__add__), min_size=2, max_size=2),
+        min_size=1,
+    )
+)
+def test_what_is_quoted_rightly_is_read_as_it_was_written(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("quoted") / "a.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("user", "item"), *rows])
+    assert read_table(path).rows() == [tuple(row) for row in rows]
+
+
+def test_pieces_of_a_text_share_their_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_PART_BYTES", 16)
+    rows = "".join(f'{n},"a\n""b"", c\nd"\n' for n in range(9))
+    assert read_table(write(tmp_path, "a.csv", "n,text\n" + rows))["text"].to_list() == ['a\n"b", c\nd'] * 9
+    path = write(tmp_path, "b.csv", "n,text\n" + rows + '9,"5" x"\n' + rows + '9,"5" x"\n')
+    bad = BadRows(limit=0.5)
+    assert read_table(path, bad).height == 18
+    assert bad.count("b.csv") == 2
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([19700102, 0, 19700103], [DAY, None, 2 * DAY]),
+        ([19700102, 0, 0, 0], [DAY, None, None, None]),
+        (["19700102", "00000000", "19700103", "99991231"], [DAY, None, 2 * DAY, None]),
+        ([19700102.0, 19700103.0, 19709999.0], [DAY, 2 * DAY, None]),
+        ([19700102, 19700103, 19700231], [DAY, 2 * DAY, None]),
+        ([19700102, 19700103, 1700000000], [DAY, 2 * DAY, None]),
+        ([1971, 1970, 0], [365 * DAY, 0.0, None]),
+        ([20240131, 1_700_000_000, 1_700_000_001], [20240131.0, 1.7e9, 1_700_000_001.0]),
+        ([0, 2000, 5, 6, 7], [0.0, 2000.0, 5.0, 6.0, 7.0]),
+        ([19700102.5, 19700103.5], [19700102.5, 19700103.5]),
+    ],
+)
+def test_days_and_years_are_told_by_most_of_their_column(times, expected):
+    frame = pl.DataFrame({"user": range(len(times)), "item": range(len(times)), "when": times})
+    bad = BadRows(limit=1.0)
+    data = interactions_from_frame(frame, Columns(timestamp="when"), bad=bad).interactions
+    assert dict(zip(data.users.ids.tolist(), data.timestamp.tolist(), strict=True)) == {
+        user: time for user, time in enumerate(expected) if time is not None
+    }
+    unusable = expected.count(None)
+    assert bad.of("table").get("left_out", {}) == ({"no usable timestamp": unusable} if unusable else {})

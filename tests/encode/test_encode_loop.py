@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import pathlib
 import subprocess
 import sys
 
@@ -256,6 +257,37 @@ def test_a_damaged_shard_is_noted_and_its_rows_are_made_again(tmp_path, damage, 
     assert [shard.name in note for note in result.effort.notes] == [True]
     again = encode("text", texts, Letters(), cache_dir=tmp_path)
     assert (again.effort.encoded, again.effort.notes) == (0, ())
+
+
+def test_a_cache_that_cannot_be_written_is_noted_and_still_read(tmp_path, monkeypatch):
+    encode("text", TEXTS[:2], Letters(), cache_dir=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (broken,) = shards(tmp_path)
+    refusals = []
+
+    def refuse(path, *_, **__):
+        refusals.append(path)
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache_module, "SHARD_ROWS", 1)
+    monkeypatch.setattr(cache_module, "write_arrays", refuse)
+    result = encode("text", TEXTS, Letters(), cache_dir=tmp_path)
+    assert result.features.content_hash == encode("text", TEXTS, Letters()).features.content_hash
+    assert result.effort.cached > 0
+    assert result.effort.encoded > 1
+    (note,) = result.effort.notes
+    assert note.startswith("what is encoded is not kept from here on: [Errno 13] Permission denied")
+    assert len(refusals) == 1  # it is not tried again and again
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    broken.write_bytes(b"damaged")
+    monkeypatch.setattr(pathlib.Path, "unlink", refuse)
+    assert encode("text", TEXTS, Letters(), cache_dir=tmp_path).effort.cached == 0
+
+
+def test_a_file_where_the_cache_should_be_is_noted(tmp_path):
+    (tmp_path / Letters().spec.key).write_text("in the way")
+    result = encode("text", TEXTS, Letters(), cache_dir=tmp_path)
+    assert (result.effort.encoded, len(result.effort.notes)) == (4, 1)
 
 
 def test_temporary_files_of_other_processes_are_left_alone(tmp_path):

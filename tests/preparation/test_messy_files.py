@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 
 import numpy as np
 import polars as pl
@@ -153,7 +155,7 @@ def test_a_byte_order_mark_and_a_bad_row_together(tmp_path):
 
 def test_a_stray_quote_is_found_with_its_line(tmp_path):
     folder = write(tmp_path / "in", sales__csv='user,item,size\na,b,1\na,"12" disc",3\nc,d,5\n')
-    with pytest.raises(DataError, match=r"sales\.csv cannot be read: line 3: "):
+    with pytest.raises(DataError, match=r"sales\.csv: 1 of 3 rows cannot be used: badly quoted: line 3: "):
         make(folder)
 
 
@@ -229,6 +231,199 @@ def test_a_file_is_found_by_its_name_whatever_folder_the_table_says(tmp_path):
     assert make(folder).provenance["features"]["image"]["files_of_no_item"] == 1
     write(folder, items__csv="item,image_file\n1,pictures/x.png\n2,b/y.png\n")
     assert make(folder).features["image"].present.tolist() == [True, True]
+
+
+NAMES = {
+    "by the folder": (["zeta/main.png", "alpha/main.png"], ["zeta/main.png", "alpha/main.png"]),
+    "by what follows unknown folders": (["C:\\shop\\b\\x.png", "/old/c/x.png"], ["a/b/x.png", "a/c/x.png"]),
+    "the path itself before a longer one": (["x.png", "thumbs/x.png"], ["x.png", "thumbs/x.png"]),
+    "the folder that is given counts": (["pictures/x.png", "b/x.png"], ["x.png", "b/x.png"]),
+    "without suffix": (["zeta/main", "alpha/main"], ["zeta/main.jpg", "alpha/main.png"]),
+    "one file by two names": (["x.png", "pictures/x.png"], ["x.png", "x.png"]),
+    "more than one could be meant": (["main.png", "zeta/main.png"], [None, "zeta/main.png", "alpha/main.png"]),
+    "the file of another": (["zeta/main.png", "alpha/main.png"], [None, "alpha/main.png"]),
+    "a file that lost its folder": (["zeta/main.png", "alpha/main.png"], [None, None, "main.png"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_named_files_are_told_apart_by_their_folders(tmp_path, kind):
+    from PIL import Image
+
+    names, files = NAMES[kind]
+    folder = write(tmp_path / "in", sales__csv="user,item\na,1\na,2\nb,3\n")
+    there = [file for file in dict.fromkeys([*files, "3.png"]) if file]
+    for colour, file in zip(("red", "lime", "blue", "white"), there, strict=False):
+        (folder / "pictures" / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), colour).save(folder / "pictures" / file, "PNG")
+    pl.DataFrame({"item": [1, 2, 3], "image_file": [*names, "3.png"]}).write_csv(tmp_path / "items.csv")
+    data = make(folder, items_file=tmp_path / "items.csv", media={"image": folder / "pictures"})
+    items, facts = data.features["image"], data.provenance["features"]["image"]
+    for item, file in enumerate(files[:2]):
+        assert items.present[item] == (file is not None)
+        if file is not None:
+            (folder / "alone").mkdir(exist_ok=True)
+            (folder / "alone" / "1.png").write_bytes((folder / "pictures" / file).read_bytes())
+            alone = make(folder / "sales.csv", media={"image": folder / "alone"}).features["image"]
+            assert (items.values[item] == alone.values[0]).all()
+    assert facts.get("ambiguous", 0) == files[:2].count(None)
+    assert facts.get("first_ambiguous", []) == [
+        name for name, file in zip(names, files[:2], strict=True) if file is None
+    ]
+
+
+def test_if_all_names_are_ambiguous_that_is_said(tmp_path):
+    folder = write(
+        tmp_path / "in",
+        sales__csv="user,item\na,1\na,2\n",
+        items__csv="item,image_file\n1,main.png\n2,main.png\n",
+    )
+    for name in ("zeta", "alpha"):
+        (folder / "pictures" / name).mkdir(parents=True)
+        write(folder / "pictures" / name, main__png=b"x")
+    said = "which file is meant is not clear for 2 items"
+    assert make(folder).provenance["skipped"] == [f"image: nothing of any item in pictures; {said}"]
+    with pytest.raises(DataError, match=f"belongs to an item; {said}"):
+        make(folder, media={"image": folder / "pictures"})
+
+
+def test_found_content_that_cannot_be_used_is_skipped_and_said(tmp_path, monkeypatch):
+    bare = {"sales__csv": SALES, "products__csv": "item,title\n" + "".join(f"i{n},!?\n" for n in range(20))}
+    folder = write(tmp_path / "in", **bare)
+    write(folder / "pictures", i3__png=b"<html>not found</html>")
+    write(folder / "sounds", i3__wav=b"RIFF")
+    monkeypatch.setitem(sys.modules, "soundfile", None)  # as if the extra were not installed
+    monkeypatch.setattr("triptych.preparation.content.find_spec", lambda _: None)
+    data = prepare(folder, name="shop")
+    assert data.features == {}
+    image, audio, text = data.provenance["skipped"]
+    assert re.match(r"image: none of 20 items has a picture that can be used: .*i3\.png", image)
+    assert re.match(r"audio: this needs soundfile, .*pip install 'triptych\[audio\]'", audio)
+    assert re.match("text: none of 20 items has a text that can be used: no word of two letters", text)
+    asked = {
+        "image": {"media": {"image": folder / "pictures"}},
+        "audio": {"encoders": {"audio": "mfcc"}},
+        "text": {"text": "{title}"},
+    }
+    for modality, options in asked.items():
+        with pytest.raises(
+            TriptychError, match=f"needs soundfile|none of 20 items has a ({modality}|picture)"
+        ):
+            prepare(folder, name="shop", **options)
+
+
+def test_found_content_does_not_hide_a_want_of_memory_or_a_wrong_setting(tmp_path, monkeypatch):
+    folder = write(tmp_path / "in", sales__csv=SALES, products__csv=PRODUCTS)
+    with pytest.raises(ConfigError, match="warp"):
+        prepare(folder, name="shop", device="warp")
+    monkeypatch.setattr("triptych.preparation.content.find_spec", lambda _: None)
+    monkeypatch.setattr("triptych.encode.run.free_bytes", lambda: 0)
+    with pytest.raises(ConfigError, match="encoding 20 texts together needs about"):
+        prepare(folder, name="shop")
+
+
+def test_a_text_column_of_bytes_is_skipped_unless_it_is_asked_for(tmp_path):
+    folder = write(tmp_path / "in", sales__csv="user,item\na,1\na,2\n")
+    pl.DataFrame({"item": [1, 2], "description": [b"\xff", b"tea"]}).write_parquet(folder / "items.parquet")
+    (said,) = prepare(folder, name="shop").provenance["skipped"]
+    assert said.startswith("text: column 'description' holds Binary values")
+    with pytest.raises(DataError, match="holds Binary values"):
+        prepare(folder, name="shop", text="{description}")
+
+
+def test_the_rows_of_features_follow_the_found_table_of_items(tmp_path):
+    folder = write(
+        tmp_path / "in", sales__csv="user,item\na,1\na,2\nb,3\n", products__csv="item,title\n3,C\n1,A\n2,B\n"
+    )
+    np.save(tmp_path / "vectors.npy", np.array([[3.0], [1.0], [2.0]]))
+    np.save(folder / "other.npy", np.zeros((3, 1)))
+    given = {"features": [("image", tmp_path / "vectors.npy")]}
+    by_found = make(folder, **given)
+    by_items = make(folder, **given, items_file=folder / "products.csv")
+    for data in (by_found, by_items):
+        assert data.features["image"].values.tolist() == [[1], [2], [3]]
+        assert data.provenance["files_not_used"] == ["other.npy"]
+    (folder / "other.npy").unlink()
+    np.save(folder / "image.npy", np.array([[3.0], [1.0], [2.0]]))
+    assert make(folder).features["image"].values.tolist() == [[1], [2], [3]]
+    assert make(folder).provenance["files"].keys() == {"interactions", "items", "image"}
+    replaced = make(folder, **given).provenance
+    assert replaced["files"].keys() == {"interactions", "items"}
+    assert replaced["files_not_used"] == []
+    assert [file["file"] for file in replaced["features"]["image"]["files"]] == ["vectors.npy"]
+
+
+def test_whatever_lies_in_the_folder_and_is_not_used_is_named(tmp_path):
+    folder = write(
+        tmp_path / "in",
+        sales__csv=SALES,
+        products__csv=PRODUCTS,
+        **{"old.json": "[]", "stock.xlsx": b"PK", "old.csv.7z": b"x", "vectors.npy": b"x", ".hidden": "x"},
+    )
+    write(folder / "notes", about__txt="x")
+    write(folder / "photos", i1__png=b"x")
+    unused = ["notes", "old.csv.7z", "old.json", "stock.xlsx", "vectors.npy"]
+    for switch in ({}, {"media": {"image": "none"}}):
+        assert make(folder, **switch).provenance["files_not_used"] == unused
+    with pytest.raises(DataError, match="vectors"):  # named, so that it is used
+        make(folder, features=[("image", folder / "vectors.npy")])
+
+
+def test_pictures_may_lie_in_folders_below(tmp_path):
+    from PIL import Image
+
+    folder = write(tmp_path / "in", sales__csv=SALES)
+    for item in (3, 4):
+        (folder / "pictures" / f"shelf{item}").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(folder / "pictures" / f"shelf{item}" / f"i{item}.png")
+    write(folder / "__MACOSX", **{"._i3.png": b"x"})
+    data = make(folder)
+    assert data.features["image"].present.sum() == 2
+    assert data.provenance["files_not_used"] == ["__MACOSX"]
+    write(folder / "photos", i1__png=(folder / "pictures" / "shelf3" / "i3.png").read_bytes())
+    nearer = make(folder)  # what holds pictures itself comes before what has some below it
+    assert nearer.provenance["files"]["pictures"] == {"folder": "photos"}
+    assert nearer.provenance["files_not_used"] == ["__MACOSX", "pictures"]
+
+
+@pytest.mark.parametrize("option", ["item_column", "title_column"])
+def test_a_column_of_no_table_is_refused(tmp_path, option):
+    folder = write(tmp_path / "in", sales__csv=SALES, products__csv=PRODUCTS)
+    flag = {"item_column": "--item-column", "title_column": "--title"}[option]
+    for source in (folder / "sales.csv", write(tmp_path / "alone", sales__csv=SALES)):
+        with pytest.raises(
+            ConfigError, match=rf"{flag} item, but no table of items .*--items FILE, or drop {flag}"
+        ):
+            make(source, **{option: "item"})
+    assert make(folder, **{option: "item"}).provenance["items"]["rows"] == 20
+    movies = write(tmp_path / "movies", **{
+        "ratings.csv": "userId,movieId,rating,timestamp\n1,2,3.5,978300760\n",
+        "movies.csv": "movieId,title,genres\n2,A (1995),Drama\n",
+    })  # fmt: skip
+    with pytest.raises(ConfigError, match=f"{flag} title"):
+        make(movies, **{option: "title"})
+    atomic = write(tmp_path / "atomic", **{
+        "x.inter": "user_id:token\titem_id:token\n1\t2\n", "x.item": "item_id:token\tid:token\n9\t2\n",
+    })  # fmt: skip
+    assert make(atomic, item_column="id", title_column="item_id").titles == ["9"]
+
+
+CONTRADICTIONS = [
+    {"text": "none", "encoders": {"text": "tfidf"}},
+    {"text": "{title}", "encoders": {"text": "none"}},
+    {"media": {"image": "pics"}, "encoders": {"image": "none"}},
+    {"media": {"image": "none"}, "encoders": {"image": "descriptor"}},
+]
+
+
+@pytest.mark.parametrize("options", CONTRADICTIONS)
+def test_what_is_switched_off_has_no_encoder(tmp_path, options):
+    folder = write(tmp_path / "in", sales__csv=SALES, products__csv=PRODUCTS)
+    with pytest.raises(ConfigError, match="wanted something to encode and what encodes it, or none of both"):
+        make(folder, **options)
+    assert make(folder, encoders={"text": "none"}).features == {}
+    with pytest.raises(ConfigError, match="Did you mean 'image'"):
+        make(folder, encoders={"imgae": "none"})
 
 
 def test_what_the_user_says_comes_before_what_is_found(tmp_path):

@@ -122,7 +122,7 @@ def prepare(
     ] = None,
     item_column: Annotated[str | None, typer.Option(help="The items table's id column.")] = None,
     title: Annotated[
-        str | None, typer.Option(help="The items table's title column; by default title or name.")
+        str | None, typer.Option(help="The items table's title column; by default title, or else name.")
     ] = None,
     features: Annotated[
         list[str] | None,
@@ -186,7 +186,14 @@ def prepare(
 def encode(
     data: DataFolder,
     out_folder: OutFolder,
-    text: Text = "none",
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help='The text to encode, such as "{title}. {brand}. {description}"; by default none, or the '
+            "usual columns there are if --encoder text=NAME is given.",
+        ),
+    ] = None,
     images: Images = None,
     sounds: Sounds = None,
     encoders: Encoders = None,
@@ -205,12 +212,12 @@ def encode(
 
     check_new_folder(out_folder, marker=MANIFEST, overwrite=overwrite)
     dataset = Dataset.load(data)
-    contents = choose_content(dataset, {}, text, _media(images, sounds), _encoders(encoders))
+    contents = choose_content(dataset, {}, text, _media(images, sounds), _encoders(encoders), asked_only=True)
     if not contents:
         raise ConfigError(
             "nothing to encode",
             wanted="a text template, or a folder of files",
-            fix="Name it with --text, --images or --sounds",
+            fix="Name it with --text, --images or --sounds, or name an encoder with --encoder text=NAME",
         )
     with limited(memory_limit), EncodingProgress() as progress:
         encoded = add_content(

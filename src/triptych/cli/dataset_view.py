@@ -12,6 +12,7 @@ from triptych.cli.output import out, print_facts, print_table
 if TYPE_CHECKING:
     from triptych.data.dataset import Dataset
 
+_SHOWN_UNUSED = 20
 _LEVELS = ("min", "p25", "median", "p75", "p90", "p99", "max", "mean")
 
 
@@ -41,6 +42,13 @@ def show_dataset(data: Dataset, facts: Mapping[str, Any], where: Path) -> None:
         if origin.get("files_of_no_item"):
             out.print(
                 f"{modality}: {origin['files_of_no_item']:,} files of no item", highlight=False, markup=False
+            )
+        if origin.get("ambiguous"):
+            out.print(
+                f"{modality}: {origin['ambiguous']:,} items without, since more than one file or item could "
+                f"be meant: {', '.join(origin['first_ambiguous'])}",
+                highlight=False,
+                markup=False,
             )
 
 
@@ -90,7 +98,9 @@ def _show_origin(provenance: Mapping[str, Any]) -> None:
         names = ", ".join(f"{role} {file.get('file', file.get('folder'))}" for role, file in files.items())
         out.print(f"\nRead as {provenance['layout']}: {names}", highlight=False, markup=False)
     if unused := provenance.get("files_not_used"):
-        out.print(f"Not used, since it is not clear what they are: {', '.join(unused)}", markup=False)
+        more = f" and {len(unused) - _SHOWN_UNUSED:,} more" if len(unused) > _SHOWN_UNUSED else ""
+        shown = ", ".join(unused[:_SHOWN_UNUSED]) + more
+        out.print(f"Not used, since it is not clear what they are: {shown}", highlight=False, markup=False)
     if items := provenance.get("items"):
         odd = ", ".join(
             f"{count:,} {what.replace('_', ' ')}" for what, count in items.items() if what != "rows" and count

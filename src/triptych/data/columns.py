@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 import polars as pl
 
+from triptych.data.lines import unpacked_name
 from triptych.errors import DataError, nearest
 
 # Well-known names, the clear ones first: the others only count where there is none of these.
@@ -52,7 +54,7 @@ def resolve_columns(frame: pl.DataFrame, columns: Columns, path: str | Path = ""
     Raises:
         DataError: a column is missing, or nothing or too much could be the user or item column.
     """
-    if Path(path).suffix.lower() == ".inter":
+    if unpacked_name(Path(path)).lower().endswith(".inter"):
         usual = {"rating": "rating", "timestamp": "timestamp", "label": "x_label"}
         new = {
             role: name for role, name in usual.items() if name in frame.columns and not getattr(columns, role)
@@ -61,21 +63,40 @@ def resolve_columns(frame: pl.DataFrame, columns: Columns, path: str | Path = ""
     for role in ("rating", "timestamp", "label"):
         if (name := getattr(columns, role)) is not None:
             existing_column(frame, name, f"--{role}")
-    user = _guess(frame, _USER_NAMES, "--user") if columns.user is None else columns.user
+    user = _guess(frame, _USER_NAMES, "user", "--user") if columns.user is None else columns.user
     return replace(
         columns, user=existing_column(frame, user, "--user"), item=item_column(frame, columns.item)
     )
 
 
-def item_column(frame: pl.DataFrame, item: str | None = None, like: str | None = None) -> str:
+def item_column(
+    frame: pl.DataFrame, item: str | None = None, like: str | None = None, *, flag: str | None = "--item"
+) -> str:
     """Name the column of item ids: `item` if given, else `like` if it is there, else the well-known one.
+
+    Args:
+        frame: the table.
+        item: what it is said to be.
+        like: what the interactions call theirs; None where `frame` holds the interactions.
+        flag: the option that names it, for messages; None where there is none.
 
     Raises:
         DataError: it is missing, or nothing or too much could be it.
     """
-    if item is None and like is not None:  # a table of items, where "id" can mean one thing only
-        item = like if like in frame.columns else _guess(frame, (*_ITEM_NAMES, {"id"}), "--item")
-    return existing_column(frame, item or _guess(frame, _ITEM_NAMES, "--item"), "--item")
+    if item is not None:
+        return existing_column(frame, item, flag or "item ids")
+    if like is None:
+        return _guess(frame, _ITEM_NAMES, "item", flag)
+    if like in frame.columns:
+        return like
+    # a table of items, where "id" can mean one thing only
+    return _guess(frame, (*_ITEM_NAMES, {"id"}), "item", flag, like)
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Give a column a name that no other has: `name`, or `name_2` and so on."""
+    names = chain([name], (f"{name}_{number}" for number in count(2)))
+    return next(free for free in names if free not in taken)
 
 
 def plain_name(column: str) -> str:
@@ -103,15 +124,21 @@ def existing_column(frame: pl.DataFrame, name: str, flag: str) -> str:
     return name
 
 
-def _guess(frame: pl.DataFrame, well_known: Iterable[Collection[str]], flag: str) -> str:
+def _guess(
+    frame: pl.DataFrame,
+    well_known: Iterable[Collection[str]],
+    role: str,
+    flag: str | None,
+    like: str | None = None,
+) -> str:
     found: list[str] = []
     for names in well_known:
         found = found or [name for name in frame.columns if plain_name(name) in names]
     if len(found) != 1:
         what = "more than one column could be meant" if found else "no column has a well-known name"
         raise DataError(
-            f"{what} for {flag}: the columns are {', '.join(frame.columns)}",
-            wanted=f"one {flag.removeprefix('--')} id column",
-            fix=f"Name it with {flag} COLUMN",
+            f"{what} for {flag or f'{role} ids'}: the columns are {', '.join(frame.columns)}",
+            wanted=f"one {role} id column",
+            fix=f"Name it with {flag} COLUMN" if flag else f"Call it {like or f'{role}_id'}, and no other so",
         )
     return found[0]

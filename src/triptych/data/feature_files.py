@@ -225,7 +225,7 @@ def _graph(arrays: Arrays, n_rows: int, items: IdMap, row_order: Sequence[RawId]
 
 
 def _from_table(frame: pl.DataFrame, items: IdMap, like: str | None) -> ItemFeatures:
-    name = item_column(frame, like=like)
+    name = item_column(frame, like=like, flag=None)
     ids = distinct_ids(frame[name])
     columns = [column for column in frame if column.name != name]
     nested = [column for column in columns if _holds_lists(column)]

@@ -24,7 +24,13 @@ LONGEST_LINE = 1 << 28
 DEEPEST = 64
 """How often values of a record may lie within each other: finding types far deeper takes minutes."""
 
+COMPRESSIONS = (".gz", ".bz2", ".xz")
+"""Suffixes of files that are decompressed on the way."""
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What reading a damaged compressed file can end in."""
+
 _GROWTH, _GROWN = 200, 1 << 30
+_FIRST_BYTES = 1 << 18  # of a line, where only the beginning of a file is looked at
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}\n"))
 
 
@@ -55,7 +61,7 @@ def read_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
         while True:
             try:
                 read = file.read(chunk_bytes)
-            except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            except DAMAGED as error:
                 raise DataError(
                     f"{path} ends early or is damaged in or after line {line:,}: {error}",
                     wanted="a whole compressed file",
@@ -97,6 +103,40 @@ def open_bytes(path: Path) -> IO[bytes]:
         case ".xz":
             return cast(IO[bytes], lzma.open(path, "rb"))
     return path.open("rb")
+
+
+def existing(folder: Path, name: str) -> Path | None:
+    """Find a file by its name, or else one of that name that is compressed."""
+    files = (folder / (name + suffix) for suffix in ("", *COMPRESSIONS))
+    return next((file for file in files if file.is_file()), None)
+
+
+def files_ending(folder: Path, ending: str) -> dict[str, Path]:
+    """Find files by how their names end: what comes before -> file, the compressed one last."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.glob(f"*{ending}*")):
+        if (name := unpacked_name(file)).endswith(ending) and file.is_file():
+            found.setdefault(name.removesuffix(ending), file)
+    return found
+
+
+def unpacked_name(path: Path) -> str:
+    """Name a file without the suffix of its compression."""
+    return path.stem if path.suffix.lower() in COMPRESSIONS else path.name
+
+
+def unpacked(path: Path) -> Path | bytes:
+    """Give a file itself, or its content where it is compressed; see `read_unpacked`."""
+    return read_unpacked(path) if path.suffix.lower() in COMPRESSIONS else path
+
+
+def first_lines(path: Path, n_lines: int = 1) -> list[bytes]:
+    """Read the first lines of a file, as far as they can be read, blank ones left out."""
+    lines: list[bytes] = []
+    with suppress(*DAMAGED), open_bytes(path) as file:  # damage is named when the file is read
+        while len(lines) < n_lines and (line := file.readline(_FIRST_BYTES)):
+            lines.append(line.strip() if lines else line.removeprefix(b"\xef\xbb\xbf").strip())
+    return [line for line in lines if line]
 
 
 def read_unpacked(path: Path) -> bytes:

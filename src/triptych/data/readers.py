@@ -11,7 +11,14 @@ import polars as pl
 
 from triptych.data.arrays import BoolArray
 from triptych.data.bad_rows import SHOWN, BadRows
-from triptych.data.columns import Columns, existing_column, item_column, plain_name, resolve_columns
+from triptych.data.columns import (
+    Columns,
+    existing_column,
+    free_name,
+    item_column,
+    plain_name,
+    resolve_columns,
+)
 from triptych.data.filters import Filters, Step, filter_rows
 from triptych.data.ids import IdMap, id_array, index_ids
 from triptych.data.interactions import Interactions
@@ -129,10 +136,12 @@ def read_item_table(
 ) -> pl.DataFrame:
     """Read what is known about items: `item_id`, `title` if there is one, then all other columns.
 
+    Another column called so is kept as `item_id_2`, or `title_2`.
+
     Args:
         path: a table with one row per item.
         item: the column of item ids; None to find it.
-        title: the column of titles; None for `title` or `name`. A column whose name it takes is dropped.
+        title: the column of titles; None for `title`, or else `name`.
         like: what the interactions call their item column; tried before well-known names.
         bad: counts rows that cannot be read, and holds their limit; None to allow none.
         encoding: of text formats.
@@ -143,16 +152,19 @@ def read_item_table(
     bad = BadRows(limit=0.0) if bad is None else bad
     frame = read_table(path, bad, encoding=encoding)
     with naming(Path(path).name):
-        item = item_column(frame, item, like)
+        item = item_column(frame, item, like, flag="--item-column")
     frame = frame.filter(_first_rows(frame[item], Path(path).name, bad))
     with naming(Path(path).name):
         if title is None:
-            title = next((name for name in frame.columns if plain_name(name) in {"title", "name"}), None)
-        columns, taken = [pl.Series("item_id", id_array(frame[item]))], {item, "item_id"}
+            plain = {plain_name(name): name for name in reversed(frame.columns)}
+            title = plain.get("title", plain.get("name"))
+        columns = [pl.Series("item_id", id_array(frame[item]))]
         if title is not None:
             columns.append(as_text(frame[existing_column(frame, title, "--title")]).alias("title"))
-            taken |= {title, "title"}
-        return pl.DataFrame([*columns, *(column for column in frame if column.name not in taken)])
+    others = [column for column in frame if column.name not in (item, title)]
+    own, taken = {column.name for column in columns}, {column.name for column in columns + others}
+    kept = (free_name(column.name, taken) if column.name in own else column.name for column in others)
+    return pl.DataFrame([*columns, *(column.alias(name) for column, name in zip(others, kept, strict=True))])
 
 
 def _first_rows(column: pl.Series, file: str, bad: BadRows) -> pl.Series:

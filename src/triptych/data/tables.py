@@ -8,26 +8,37 @@ import io
 import json
 import lzma
 import os
+import re
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
 from triptych.data.bad_rows import BadRows
-from triptych.data.lines import open_bytes, read_json_lines, read_unpacked
+from triptych.data.columns import free_name
+from triptych.data.lines import (
+    COMPRESSIONS,
+    open_bytes,
+    read_json_lines,
+    read_unpacked,
+    unpacked,
+)
 from triptych.errors import ConfigError, DataError
 
-_COMPRESSIONS = {".gz", ".zst"}
+_COMPRESSIONS = {*COMPRESSIONS, ".zst"}
+_PART_BYTES = 1 << 20
+_NO_QUOTES = bytes(set(range(256)) - set(b'"\n'))
 _INTEGER = r"^(?:0|-?[1-9][0-9]*)$"  # nothing that would change when written again: no "007", "+7", "-0"
 
 
 MOST_COLUMNS = 10_000
 """Of a text table; each is looked at for its type."""
-_LONGEST_HEADER = 1 << 22
+_LONGEST_HEADER, _LONGEST_FIELD = 1 << 22, 1 << 30
 """Letters."""
 
 _UNREADABLE = (
@@ -94,9 +105,8 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
             names = list(row) if isinstance(row, dict) else []
             "".join(names).encode()  # half a surrogate pair is no text
             return names
-        typed = suffix in _TYPED
         names = next(csv.reader([first], delimiter=_separator(first, suffix), quotechar='"'))
-        return [name.partition(":")[0].strip() if typed else name for name in names]
+        return _column_names(names, typed=suffix in _TYPED)
     except _UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
@@ -166,33 +176,92 @@ def _separator(first_line: str, suffix: str) -> str:
 
 def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
     suffix = table_suffix(path)
-    typed_header = suffix in _TYPED
-    quote = None if typed_header else '"'  # RecBole's files know no quoting
+    typed = suffix in _TYPED
     first_line = _first_line(path, encoding)
     separator = _separator(first_line, suffix)
     if (n_columns := first_line.count(separator) + 1) > MOST_COLUMNS:
         raise ValueError(f"{n_columns:,} columns, and more than {MOST_COLUMNS:,} are not looked at")
+    csv.field_size_limit(_LONGEST_FIELD)
     try:
         source = _source(path, encoding)
+        quote = None if typed else '"'  # RecBole's files know no quoting
         frame = pl.read_csv(source, separator=separator, quote_char=quote, infer_schema=False, glob=False)
-    except (pl.exceptions.ComputeError, UnicodeDecodeError):
+        if quote:
+            _check_quotes(source, separator)
+        frame.columns = _distinct(_column_names(_as_written(frame.columns), typed))
+    except (pl.exceptions.ComputeError, UnicodeDecodeError, csv.Error):
         if path.suffix.lower() == ".zst":  # polars alone reads these
             raise
-        frame = _read_row_by_row(path, bad, encoding, separator, quote)
-    if typed_header:
-        names = [name.partition(":")[0].strip() for name in frame.columns]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two columns of one name among {', '.join(names)}")
-        frame.columns = names
-    known = set(frame.columns)
-    repeated = [name for name in frame.columns if name.rpartition("_duplicated_")[0] in known]
-    if repeated:
-        raise ValueError(f"the header names '{repeated[0].rpartition('_duplicated_')[0]}' twice")
+        frame = _read_row_by_row(path, bad, encoding, separator, typed)
     if frame.width > 1 and frame.to_series(0).null_count():
         n_rows = frame.height
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
         bad.add(path.name, "empty row", n_rows - frame.height, harmless=True)
     return frame.with_columns(column.cast(pl.Int64) for column in frame if _is_integer(column))
+
+
+def _check_quotes(source: Path | bytes, separator: str) -> None:
+    """Refuse a quote in the midst of a field: polars takes the rows between two of these for one field.
+
+    Rows are read strictly where that can be: from a line with an odd number of quotes to the next one, and
+    lines with a quote after a backslash, as some databases write them.
+
+    Raises:
+        csv.Error: there is one.
+    """
+    row: list[str] = []
+    within = False
+    for part in _parts(source):
+        if not (within or _may_hold_stray(part)):
+            continue
+        for line in io.BytesIO(part):
+            odd = line.count(b'"') % 2 == 1
+            if not (odd or within or b'\\"' in line):
+                continue
+            within ^= odd
+            row.append(line.decode("latin-1"))  # what is no ASCII does not matter here
+            if not within:
+                if len(list(csv.reader(row, delimiter=separator, strict=True))) > 1:
+                    raise csv.Error("a quote within a field")
+                row = []
+    if row:
+        raise csv.Error("a quote without its partner")
+
+
+def _may_hold_stray(text: bytes) -> bool:
+    """Say whether a line has an odd number of quotes, or one after a backslash; quickly, all at once."""
+    pairs_gone = text.translate(None, _NO_QUOTES).replace(b'""', b"") if b'"' in text else b""
+    return b'"' in pairs_gone or b'\\"' in text
+
+
+def _parts(source: Path | bytes) -> Iterator[bytes]:
+    """Give a text in pieces of whole lines."""
+    if isinstance(source, Path) and source.suffix.lower() == ".zst":  # polars alone reads these
+        lines = pl.scan_csv(source, has_header=False, separator="\0", quote_char=None, infer_schema=False)
+        source = "\n".join(lines.collect().to_series().drop_nulls()).encode()
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+        while part := file.read(_PART_BYTES) + file.readline():
+            yield part
+
+
+def _as_written(names: Sequence[str]) -> list[str]:
+    """Take off what polars adds to the second column of a name."""
+    known = set(names)
+    plain = (re.sub(r"_duplicated_\d+$", "", name) for name in names)
+    return [first if first in known else name for first, name in zip(plain, names, strict=True)]
+
+
+def _column_names(names: Iterable[str], typed: bool) -> list[str]:
+    """Take off types, and name columns without a name, as of an index, by their places: `column_1`."""
+    plain = [name.partition(":")[0].strip() if typed else name for name in names]
+    taken = set(plain)
+    return [name or free_name(f"column_{place}", taken) for place, name in enumerate(plain, start=1)]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    if repeated := [name for name, times in Counter(names).items() if times > 1]:
+        raise ValueError(f"the header names '{repeated[0]}' twice")
+    return names
 
 
 def _check_encoding(path: Path, encoding: str) -> None:
@@ -219,39 +288,41 @@ def _source(path: Path, encoding: str) -> Path | bytes:
     """Give polars the file itself, or its text in UTF-8."""
     if not _is_utf8(encoding):
         return read_unpacked(path).decode(encoding).encode()
-    return read_unpacked(path) if path.suffix.lower() == ".gz" else path
+    return unpacked(path)
 
 
-def _read_row_by_row(
-    path: Path, bad: BadRows, encoding: str, separator: str, quote: str | None
-) -> pl.DataFrame:
-    """Read a damaged table slowly, leaving out rows with too many fields or of another encoding."""
-    csv.field_size_limit(1 << 30)
+def _read_row_by_row(path: Path, bad: BadRows, encoding: str, separator: str, typed: bool) -> pl.DataFrame:
+    """Read a damaged table slowly, leaving out rows badly quoted, too long or of another encoding."""
     codec = "utf-8-sig" if _is_utf8(encoding) else encoding
     with io.TextIOWrapper(open_bytes(path), encoding=codec, errors="surrogateescape", newline="") as text:
         rows = csv.reader(
-            text, delimiter=separator, quotechar=quote, strict=True,
-            quoting=csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL,
-        )  # fmt: skip
+            text, delimiter=separator, strict=True, quoting=csv.QUOTE_NONE if typed else csv.QUOTE_MINIMAL
+        )
         kept: list[list[str | None]] = []
         n_rows = 0
-        try:
-            header = next(rows, [])
-            if len(set(header)) < len(header):
-                raise ValueError(f"two columns of one name among {', '.join(header)}")
-            for row in rows:
-                if not row:
-                    continue
-                n_rows += 1
-                at = f"line {rows.line_num:,}"
-                if any("\udc80" <= letter <= "\udcff" for field in row for letter in field):
-                    bad.add(path.name, f"not {encoding}", 1, [f"{at}, which another --encoding may read"])
-                elif len(row) > len(header):
-                    bad.add(path.name, "too many fields", 1, [f"{at} holds more fields than the header"])
-                else:
-                    kept.append([field or None for field in row] + [None] * (len(header) - len(row)))
-        except csv.Error as error:  # where a quote went astray, nobody can say which rows are meant
-            raise ValueError(f"line {rows.line_num:,}: {error}") from error
+        header = _distinct(_column_names(next(rows, []), typed))
+        while True:
+            before = rows.line_num
+            try:
+                row = next(rows, None)
+            except csv.Error as error:  # what a stray quote takes in; it goes on with the next line
+                n_lines = rows.line_num - before
+                n_rows += n_lines
+                lines = f"line {before + 1:,}" + (f" to {rows.line_num:,}" if n_lines > 1 else "")
+                bad.add(path.name, "badly quoted", n_lines, [f"{lines}: {error}"])
+                continue
+            if row is None:
+                break
+            if not row:
+                continue
+            n_rows += 1
+            at = f"line {rows.line_num:,}"
+            if any("\udc80" <= letter <= "\udcff" for field in row for letter in field):
+                bad.add(path.name, f"not {encoding}", 1, [f"{at}, which another --encoding may read"])
+            elif len(row) > len(header):
+                bad.add(path.name, "too many fields", 1, [f"{at} holds more fields than the header"])
+            else:
+                kept.append([field or None for field in row] + [None] * (len(header) - len(row)))
     bad.check(path.name, n_rows, "Repair these rows, name their encoding with --encoding")
     return pl.DataFrame(kept, schema=dict.fromkeys(header, pl.String), orient="row")
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
-from triptych.data.arrays import FloatArray, LabelArray
+from triptych.data.arrays import BoolArray, FloatArray, LabelArray
 from triptych.data.interactions import TEST, TRAIN, VALID
 from triptych.errors import ConfigError, DataError
 
@@ -47,7 +47,8 @@ def read_times(column: pl.Series) -> FloatArray:
     """Read times in seconds since 1970 (UTC), NaN where there is none.
 
     Numbers are brought to seconds from the unit their size speaks for; small ones, such as places in a
-    sequence, stay as they are; a column of whole numbers such as 20240131, or of years, is one of dates.
+    sequence, stay as they are. Where more than half of those besides 0 are days such as 20240131, or years,
+    the column is one of dates, and what is neither counts as none.
     Dates, and ISO 8601 text where most of it is no number, are converted. Times before 1970 or after 2100
     count as none.
     """
@@ -62,22 +63,24 @@ def read_times(column: pl.Series) -> FloatArray:
             seconds = pl.Series([_seconds(text) for text in distinct], dtype=pl.Float64)
             return _sensible(column.replace_strict(distinct, seconds).to_numpy())
     numbers = read_numbers(column, largest=np.inf)
-    return _sensible(_calendar(numbers) if _is_calendar(numbers) else to_seconds(numbers))
+    dated = _look_like_dates(numbers)
+    n_known = np.count_nonzero(np.isfinite(numbers) & (numbers != 0))  # 0 often stands for no date
+    if 2 * np.count_nonzero(dated) > n_known:
+        return _sensible(_calendar(np.where(dated, numbers, np.nan)))
+    return _sensible(to_seconds(numbers))
 
 
 _YEAR_2100 = 4_102_444_800.0
 
 
-def _is_calendar(numbers: FloatArray) -> bool:
-    """Say whether numbers are years, or days such as 20240131, all from 1900 to 2099."""
-    known = numbers[np.isfinite(numbers)]
-    if not len(known) or (known != np.floor(known)).any():
-        return False
-    month, day = known // 100 % 100, known % 100
-    days = (
-        (known >= 1900_01_01) & (known < 2100_01_01) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
-    )
-    return bool(days.all() or ((known >= 1900) & (known < 2100)).all())
+def _look_like_dates(numbers: FloatArray) -> BoolArray:
+    """Mark whole numbers that are years, or days such as 20240131, from 1900 to 2099."""
+    whole = np.where(np.isfinite(numbers) & (numbers == np.floor(numbers)), numbers, 0)
+    month, day = whole // 100 % 100, whole % 100
+    in_a_month = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    days = (whole >= 1900_01_01) & (whole < 2100_01_01) & in_a_month
+    marks: BoolArray = days | ((whole >= 1900) & (whole < 2100))
+    return marks
 
 
 def _calendar(numbers: FloatArray) -> FloatArray:
@@ -146,19 +149,27 @@ def to_seconds(numbers: FloatArray) -> FloatArray:
 def read_moment(text: str) -> float:
     """Read a year, a date or a time (ISO 8601, UTC unless it says otherwise), or a plain number, as a time.
 
-    Numbers that are as large as milli-, micro- or nanoseconds since 1970 are brought to seconds.
+    Days such as 20240131 are dates. Other numbers that are as large as milli-, micro- or nanoseconds since
+    1970 are brought to seconds.
 
     Raises:
         ConfigError: it is none of these.
     """
-    if re.fullmatch("(19|20)[0-9]{2}", text):
-        text += "-01-01"
-    with suppress(ValueError):
-        number = float(to_seconds(np.array([float(text)]))[0])
-        if np.isfinite(number):
-            return number
+    written = re.fullmatch("((?:19|20)[0-9]{2})([0-9]{2})?([0-9]{2})?", text)
+    if written and written[2] and not written[3]:
+        raise ConfigError(
+            f"the time {text!r}",
+            wanted="a date, and this could be a month or seconds since 1970",
+            fix=f"Write {written[1]}-{written[2]}-01, or {text}.0 for seconds",
+        )
+    if written is None:
+        with suppress(ValueError):
+            number = float(to_seconds(np.array([float(text)]))[0])
+            if np.isfinite(number):
+                return number
     try:
-        moment = datetime.fromisoformat(text)
+        day = "-".join(part or "01" for part in written.groups()) if written else text
+        moment = datetime.fromisoformat(day)
     except ValueError:
         raise ConfigError(
             f"the time {text!r}",

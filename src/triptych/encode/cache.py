@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -36,7 +37,8 @@ class Cache:
     """A folder per encoder spec, in it `spec.json` and shards of rows; used as a context.
 
     A shard is named by the hash of what is in it. So processes that share a folder never write into each
-    other's files, and a damaged shard is known by its name; its rows are then made again.
+    other's files, and a damaged shard is known by its name; its rows are then made again. Where the system
+    refuses to write, that is noted, and nothing more is remembered; what is there is still read.
 
     Args:
         folder: holds the folders of all specs; None to remember nothing.
@@ -48,6 +50,7 @@ class Cache:
         self.notes: list[str] = []
         self._spec = spec
         self._fresh: dict[bytes, Row] = {}
+        self._refused = False
         self._last_write = time.monotonic()
 
     def find(self, wanted: Collection[bytes]) -> dict[bytes, Row]:
@@ -55,7 +58,12 @@ class Cache:
         found: dict[bytes, Row] = {}
         if self.folder is None:
             return found
-        for path in sorted(self.folder.glob("[0-9a-f]*.safetensors")):
+        try:
+            paths = sorted(self.folder.glob("[0-9a-f]*.safetensors"))
+        except OSError as error:
+            self.notes.append(f"nothing is taken from the cache: {error}")
+            return found
+        for path in paths:
             for digest, row in self._read(path).items():
                 if digest in wanted:
                     found[digest] = Row(row.values.copy(), row.cut)  # lest one row keep the whole shard
@@ -63,7 +71,7 @@ class Cache:
 
     def add(self, rows: Mapping[bytes, Row]) -> None:
         """Remember rows by the digests of their contents; they reach the disk within `SHARD_SECONDS`."""
-        if self.folder is None:
+        if self.folder is None or self._refused:
             return
         self._fresh |= rows
         late = time.monotonic() - self._last_write >= SHARD_SECONDS
@@ -80,6 +88,16 @@ class Cache:
             self._write(self.folder)
 
     def _write(self, folder: Path) -> None:
+        """Write what is fresh, unless the system refuses; a cache can be done without."""
+        try:
+            self._write_shard(folder)
+        except OSError as error:
+            self._refused = True
+            self.notes.append(f"what is encoded is not kept from here on: {error}")
+        self._fresh.clear()
+        self._last_write = time.monotonic()
+
+    def _write_shard(self, folder: Path) -> None:
         shard: Arrays = {
             "digests": np.frombuffer(b"".join(self._fresh), dtype=np.uint8).reshape(-1, DIGEST_BYTES),
             "rows": np.stack([row.values for row in self._fresh.values()]),
@@ -88,8 +106,6 @@ class Cache:
         if not (folder / "spec.json").is_file():
             write_json(folder / "spec.json", self._spec.to_json())
         write_arrays(folder / f"{self._name(shard)}.safetensors", shard)
-        self._fresh.clear()
-        self._last_write = time.monotonic()
 
     def _read(self, path: Path) -> dict[bytes, Row]:
         try:
@@ -101,7 +117,8 @@ class Cache:
             self.notes.append(
                 f"{path.parent.name}/{path.name} was damaged; its rows were made again if needed"
             )
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             return {}
         digests = shard["digests"].tobytes()
         starts = range(0, len(digests), DIGEST_BYTES)

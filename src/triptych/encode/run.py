@@ -94,7 +94,8 @@ def encode(
         kind: one of `KINDS`.
         contents: one per item: a text, or a path; None for nothing. Blank texts count as nothing.
         encoder: made for this kind.
-        cache_dir: where rows are remembered from run to run; not used for a `CorpusEncoder`.
+        cache_dir: where rows are remembered from run to run; not used for a `CorpusEncoder`. Where it cannot
+            be written, `Effort.notes` says so.
         observer: sees the encoding go on.
 
     Raises:

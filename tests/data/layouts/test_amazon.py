@@ -223,14 +223,14 @@ def test_finding_reads_no_more_than_the_beginning(tmp_path, monkeypatch):
             sizes.append(len(line))
             return line
 
-    monkeypatch.setattr(amazon, "open_bytes", lambda path: Counting(path.open("rb")))
+    monkeypatch.setattr(lines, "open_bytes", lambda path: Counting(path.open("rb")))
     write(tmp_path, "Baby.json", json_lines(review_2018, ROWS * 1000))
     assert found(tmp_path) is not None
     assert len(sizes) == 3 * amazon._FIRST_LINES
     sizes.clear()
     write(tmp_path, "Baby.json", "[" + "1," * 1_000_000)
     assert found(tmp_path) is None
-    assert max(sizes) == amazon._LINE_BYTES
+    assert max(sizes) == lines._FIRST_BYTES
 
 
 def test_the_files_of_a_category_are_taken_together(tmp_path):

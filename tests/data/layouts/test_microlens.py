@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import polars as pl
 import pytest
@@ -153,3 +155,29 @@ def test_two_sizes_in_one_folder_are_refused(tmp_path):
     (tmp_path / "MicroLens-50k_pairs.tsv").write_text("1\t2\n")
     with pytest.raises(DataError, match=r"MicroLens-100k, MicroLens-50k.*a folder of its own"):
         MicroLens.find(tmp_path)
+
+
+def test_compressed_files_say_the_same(tmp_path):
+    prefix = write(tmp_path)
+    plain = MicroLens.find(tmp_path)
+    pairs, items = plain.read_interactions(BadRows())[0], plain.read_items(item_ids(3), BadRows())
+    for role in ("interactions", "titles", "counts"):
+        path = plain.files[role]
+        (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    packed = MicroLens.find(tmp_path)
+    assert packed.files.keys() == plain.files.keys()
+    assert packed.read_interactions(BadRows())[0].equals(pairs)
+    assert packed.read_items(item_ids(3), BadRows()).equals(items)
+    assert MicroLens.find(packed.files["interactions"]) is not None
+    titles = tmp_path / f"{prefix}_title_en.csv.gz"
+    titles.write_bytes(titles.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"title_en\.csv\.gz cannot be read"):
+        packed.read_items(item_ids(3), BadRows())
+
+
+def test_compressed_sequences_are_taken_apart(tmp_path):
+    path = tmp_path / "MicroLens-50k_pairs.tsv.gz"
+    path.write_bytes(gzip.compress(b"36121\t9580 3\n"))
+    frame, _ = MicroLens.find(tmp_path).read_interactions(BadRows())
+    assert frame.select("user", "item").rows() == [(36121, 9580), (36121, 3)]

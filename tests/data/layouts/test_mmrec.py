@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import polars as pl
 import pytest
@@ -137,3 +139,21 @@ def test_of_two_the_one_with_the_folders_name_is_meant(tmp_path):
         MMRec.find(tmp_path)
     folder = tmp_path.rename(tmp_path.with_name("baby"))
     assert MMRec.find(folder).files["interactions"] == folder / "baby.inter"
+
+
+def test_compressed_files_say_the_same(tmp_path):
+    write(tmp_path)
+    (tmp_path / "baby_missing.csv").write_text("itemID,modality\n2,image\n")
+    plain = MMRec.find(tmp_path)
+    inter, items = plain.read_interactions(BadRows())[0], plain.read_items(listed(0), BadRows())
+    for role in ("interactions", "mapping", "missing"):
+        path = plain.files[role]
+        (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert MMRec.find(tmp_path).files == plain.files  # which is there twice, counts once
+    for role in ("interactions", "mapping", "missing"):
+        plain.files[role].unlink()
+    packed = MMRec.find(tmp_path)
+    assert packed.files.keys() == plain.files.keys()
+    assert packed.read_interactions(BadRows())[0].equals(inter)
+    assert packed.read_items(listed(0), BadRows()).equals(items)
+    assert packed.read_features("image", listed(0, 2), listed(0, 2)).present.tolist() == [True, False]

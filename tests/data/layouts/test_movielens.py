@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import polars as pl
 import pytest
@@ -208,3 +210,23 @@ def test_two_forms_in_one_folder_are_refused(tmp_path):
     write_1m(tmp_path)
     with pytest.raises(DataError, match=r"u\.data, ratings\.dat.*a folder of its own"):
         MovieLens.find(tmp_path)
+
+
+@pytest.mark.parametrize("write", [write_100k, write_1m, write_25m])
+def test_compressed_files_say_the_same(tmp_path, write):
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    plain.mkdir()
+    packed.mkdir()
+    write(plain)
+    for file in plain.iterdir():
+        (packed / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    expected, found = MovieLens.find(plain), MovieLens.find(packed)
+    assert found.files.keys() == expected.files.keys()
+    assert found.read_interactions(BadRows())[0].equals(expected.read_interactions(BadRows())[0])
+    items = item_ids(1, 2, 9)
+    assert found.read_items(items, BadRows()).equals(expected.read_items(items, BadRows()))
+    if "ratings.csv.gz" not in {file.name for file in packed.iterdir()}:
+        assert MovieLens.find(found.files["interactions"]) is not None
+    for file in packed.iterdir():
+        file.write_bytes(b"\x1f\x8b damaged")
+    assert MovieLens.find(packed) is None

@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import polars as pl
 import pytest
@@ -151,3 +153,27 @@ def test_types_make_the_layout(tmp_path):
     path.write_text("\ufeffuser:token\titem:token\r\n1\t2\r\n", encoding="utf-8")
     assert RecBole.find(tmp_path).read_interactions(BadRows())[0].rows() == [(1, 2)]
     assert RecBole.find(path) is None
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_compressed_files_say_the_same(tmp_path, split):
+    write(tmp_path)
+    if split:
+        (tmp_path / "ml.inter").unlink()
+        for part, row in zip(("train", "valid", "test"), ROWS, strict=True):
+            (tmp_path / f"ml.{part}.inter").write_text(HEAD + row)
+    plain = RecBole.find(tmp_path)
+    known = ids("007", "8")
+    inter, items = plain.read_interactions(BadRows())[0], plain.read_items(known, BadRows())
+    image = plain.read_features("image", known, known)
+    for path in plain.files.values():
+        (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    packed = RecBole.find(tmp_path)
+    assert packed.files.keys() == plain.files.keys()
+    assert packed.read_interactions(BadRows())[0].equals(inter)
+    assert packed.read_items(known, BadRows()).equals(items)
+    assert packed.read_features("image", known, known).values.tolist() == image.values.tolist()
+    packed.files["image"].write_bytes(b"\x1f\x8b damaged")
+    with pytest.raises(DataError, match=r"ml\.imageemb\.gz: cannot be read"):
+        packed.read_features("image", known, known)

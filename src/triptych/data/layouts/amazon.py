@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-import lzma
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -24,7 +22,7 @@ from triptych.data.ids import IdMap
 from triptych.data.layouts.amazon_images import read_image_features
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.python_literals import parse_record
-from triptych.data.lines import open_bytes, read_chunks, read_json_lines, read_lines
+from triptych.data.lines import existing, first_lines, read_chunks, read_json_lines, read_lines
 from triptych.data.split import PARTS
 from triptych.errors import DataError
 
@@ -32,9 +30,8 @@ _INTERACTIONS = re.compile(
     r"(?:reviews_|ratings_)?(?P<category>[^.]+?)(?P<core>_5)?"
     r"(?:\.(?P<part>train|valid|test))?\.(?P<form>jsonl?|csv)(?:\.(?:gz|bz2|xz))?"
 )
-_COMPRESSIONS = ("", ".gz", ".bz2", ".xz")
 
-_FIRST_LINES, _LINE_BYTES = 20, 1 << 18  # what recognising a file may read
+_FIRST_LINES = 20  # what recognising a file may read
 _KEYS_2023 = ("user_id", "parent_asin", "rating", "timestamp")
 _KEYS_BEFORE = ("reviewerID", "asin", "overall", "unixReviewTime")
 _USER_FIRST = re.compile(rb"A[0-9A-Z]{9,20},[0-9A-Z]{10},[0-9.]+,[0-9]+")
@@ -98,8 +95,8 @@ class Amazon(Layout):
     @classmethod
     def _files_beside(cls, folder: Path, category: str) -> dict[str, Path]:
         beside = {
-            "items": _existing(folder, f"meta_{category}{cls.lines_suffix}"),
-            "image": _existing(folder, f"image_features_{category}.b"),
+            "items": existing(folder, f"meta_{category}{cls.lines_suffix}"),
+            "image": existing(folder, f"image_features_{category}.b"),
         }
         return {role: file for role, file in beside.items() if file is not None}
 
@@ -195,7 +192,7 @@ def _interaction_files(match: re.Match[str], file: Path) -> dict[str, Path]:
     if not match["part"]:
         return {"interactions": file}
     stem = file.name[: match.start("part")]
-    parts = {part: _existing(file.parent, f"{stem}{part}.csv") for part in PARTS}
+    parts = {part: existing(file.parent, f"{stem}{part}.csv") for part in PARTS}
     missing = [f"{stem}{part}.csv" for part, found in parts.items() if found is None]
     if missing:
         raise DataError(
@@ -206,14 +203,9 @@ def _interaction_files(match: re.Match[str], file: Path) -> dict[str, Path]:
     return {part: found for part, found in parts.items() if found is not None}
 
 
-def _existing(folder: Path, name: str) -> Path | None:
-    files = (folder / (name + suffix) for suffix in _COMPRESSIONS)
-    return next((file for file in files if file.is_file()), None)
-
-
 def _generation(path: Path) -> str | None:
     """Name the layout of a file of interactions by its first lines; None if it is none of these."""
-    lines = _first_lines(path)
+    lines = first_lines(path, _FIRST_LINES)
     usual = Amazon2014.name if path.name.startswith(("reviews_", "ratings_")) else Amazon2018.name
     return _generation_of_table(lines, usual) if _is_table(path) else _generation_of_records(lines, usual)
 
@@ -243,17 +235,6 @@ def _generation_of_table(lines: Sequence[bytes], usual: str) -> str | None:
     if n_user_first == n_item_first:
         return usual if n_user_first else None
     return Amazon2014.name if n_user_first > n_item_first else Amazon2018.name
-
-
-def _first_lines(path: Path) -> list[bytes]:
-    lines: list[bytes] = []
-    try:
-        with open_bytes(path) as file:
-            while len(lines) < _FIRST_LINES and (line := file.readline(_LINE_BYTES)):
-                lines.append(line.strip() if lines else line.removeprefix(b"\xef\xbb\xbf").strip())
-    except (OSError, EOFError, zlib.error, lzma.LZMAError):
-        pass  # damage is named when the file is read; what comes before it says what it is
-    return [line for line in lines if line]
 
 
 def _read_table(path: Path, keys: Sequence[str], order: Sequence[str], bad: BadRows) -> pl.DataFrame:

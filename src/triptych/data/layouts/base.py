@@ -48,13 +48,15 @@ class Layout(ABC):
     Args:
         files: role -> file or folder, such as "interactions", "items", or the name of a modality.
         hints: what the user says of them; of use only where the layout itself does not fix it.
-        unused: names of tables that lie there, and that nothing could be made of.
+        unused: names of files and folders that lie there, and that nothing could be made of.
     """
 
     name: ClassVar[str]
     """What `--layout` calls it."""
     title: ClassVar[str]
     """What it is, for people."""
+    items_in_order: ClassVar[bool] = False
+    """Whether features without ids follow the rows that `read_items` gives."""
 
     files: Mapping[str, Path]
     hints: Hints = Hints()

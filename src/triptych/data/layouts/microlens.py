@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from triptych.data.features import ItemFeatures
 from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.plain import usual_columns
-from triptych.data.lines import read_lines
-from triptych.data.tables import existing_file, read_table
+from triptych.data.lines import DAMAGED, open_bytes, read_lines, unpacked_name
+from triptych.data.tables import existing_file, read_table, table_suffix
 from triptych.errors import DataError
 
 Schema = Mapping[str, type[pl.DataType]]
@@ -58,11 +59,11 @@ class MicroLens(Layout):
     def find(cls, path: Path) -> MicroLens | None:
         """Recognise the file of pairs by its name."""
         if path.is_file():
-            return cls({"interactions": path}) if _PAIRS.fullmatch(path.name) else None
+            return cls({"interactions": path}) if _PAIRS.fullmatch(unpacked_name(path)) else None
         entries = sorted(path.iterdir()) if path.is_dir() else []
         sizes: dict[str, Path] = {}
         for entry in entries:  # .csv before .tsv
-            if match := _PAIRS.fullmatch(entry.name):
+            if match := _PAIRS.fullmatch(unpacked_name(entry)):
                 sizes.setdefault(match[1], entry)
         if len(sizes) > 1:
             raise DataError(
@@ -77,7 +78,11 @@ class MicroLens(Layout):
         entries += sorted((path / _FEATURES_FOLDER).glob("*"))
         for role, pattern in (_BESIDE | _FEATURES).items():
             exact = re.compile(pattern.format(prefix=re.escape(prefix)), re.IGNORECASE)
-            found = [entry for entry in entries if exact.fullmatch(entry.name)]
+            found = [
+                entry
+                for entry in entries
+                if exact.fullmatch(entry.name if role in _FEATURES else unpacked_name(entry))
+            ]
             found = [entry for entry in found if entry.is_dir() == (role in _MEDIA.values())]
             if found:
                 files[role] = found[0]  # of titles in two languages, "title_en" sorts first
@@ -86,7 +91,7 @@ class MicroLens(Layout):
     def read_interactions(self, bad: BadRows) -> tuple[pl.DataFrame, Columns]:
         """Read the pairs. A `.tsv` file gives no times, but each video's `place` among its user's."""
         path = self.files["interactions"]
-        if path.suffix.lower() == ".tsv":
+        if table_suffix(path) == ".tsv":
             return _read_sequences(path, bad), Columns(user="user", item="item")
         frame = read_table(path, bad)
         return frame, usual_columns(frame, self.hints.columns)
@@ -155,11 +160,11 @@ def _whole(text: str) -> int:
 
 def _read_titles(path: Path, bad: BadRows) -> pl.DataFrame:
     try:
-        with existing_file(path).open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_bytes(existing_file(path)), encoding="utf-8-sig", newline="") as file:
             return _numbered(path, _quoted_rows(file), _TITLES, bad)
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, *DAMAGED) as error:
         raise DataError(
-            f"{path} cannot be read: {error}", wanted="UTF-8", fix="Save it so, or download it again"
+            f"{path} cannot be read: {error}", wanted="whole UTF-8", fix="Save it so, or download it again"
         ) from error
 
 

@@ -17,7 +17,7 @@ from triptych.data.features import ItemFeatures
 from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.plain import usual_columns
-from triptych.data.lines import open_bytes
+from triptych.data.lines import existing, files_ending, first_lines
 from triptych.data.tables import read_table
 from triptych.errors import DataError
 
@@ -54,13 +54,15 @@ class MMRec(Layout):
             name: file for name, file in features.items() if name.isidentifier() and name not in _ROLES
         }
         inter = {
-            file.stem: file for file in sorted(path.glob("*.inter")) if features or _has_label(header(file))
+            name: file
+            for name, file in files_ending(path, ".inter").items()
+            if features or _has_label(header(file))
         }
         if not inter:
             return None
         name = choose(path, inter)
-        beside = {"mapping": path / MAPPING, "missing": path / f"{name}_missing.csv"}
-        there = {role: file for role, file in beside.items() if file.is_file()}
+        beside = {"mapping": existing(path, MAPPING), "missing": existing(path, f"{name}_missing.csv")}
+        there = {role: file for role, file in beside.items() if file}
         return cls({"interactions": inter[name], **there, **features})
 
     def read_interactions(self, bad: BadRows) -> tuple[pl.DataFrame, Columns]:
@@ -136,8 +138,7 @@ def _has_label(names: list[str]) -> bool:
 
 def header(path: Path) -> list[str]:
     """Name the columns of a tab-separated file as its first line does, types included."""
-    with open_bytes(path) as file:
-        return file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n").split("\t")
+    return b"".join(first_lines(path)).decode(errors="replace").split("\t")
 
 
 def is_typed(names: Iterable[str]) -> bool:

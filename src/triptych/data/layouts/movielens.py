@@ -15,7 +15,8 @@ from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.data.columns import Columns
 from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Layout
-from triptych.data.lines import Chunk, open_bytes, read_chunks, read_lines
+from triptych.data.lines import Chunk, existing, first_lines, read_chunks, read_lines, unpacked_name
+from triptych.data.tables import table_suffix
 from triptych.errors import DataError
 
 Schema = Mapping[str, type[pl.DataType]]
@@ -45,9 +46,10 @@ class MovieLens(Layout):
     def find(cls, path: Path) -> MovieLens | None:
         """Recognise a file of ratings by its name and its first line."""
         if path.is_file():  # ratings.csv alone is a table like others
-            alone = path.name in ("u.data", "ratings.dat") and _holds_ratings(path)
+            alone = unpacked_name(path) in ("u.data", "ratings.dat") and _holds_ratings(path)
             return cls({"interactions": path}) if alone else None
-        found = [name for name in _ITEM_FILES if (path / name).is_file() and _holds_ratings(path / name)]
+        there = {name: file for name in _ITEM_FILES if (file := existing(path, name))}
+        found = {name: file for name, file in there.items() if _holds_ratings(file)}
         if len(found) > 1:
             raise DataError(
                 f"{path} holds more than one MovieLens data set: {', '.join(found)}",
@@ -56,9 +58,9 @@ class MovieLens(Layout):
             )
         if not found:
             return None
-        beside = {"items": path / _ITEM_FILES[found[0]], "genres": path / "u.genre"}
-        there = {role: file for role, file in beside.items() if file.is_file()}
-        return cls({"interactions": path / found[0], **there})
+        ((name, file),) = found.items()
+        beside = {"items": existing(path, _ITEM_FILES[name]), "genres": existing(path, "u.genre")}
+        return cls({"interactions": file, **{role: other for role, other in beside.items() if other}})
 
     def read_interactions(self, bad: BadRows) -> tuple[pl.DataFrame, Columns]:
         """Read the ratings; a line that is not two ids, a rating and a time is a bad row."""
@@ -70,7 +72,7 @@ class MovieLens(Layout):
         path = self.files.get("items")
         if path is None:
             return None
-        movies = self._read_flagged(path, bad) if path.suffix == ".item" else _read_movies(path, bad)
+        movies = self._read_flagged(path, bad) if table_suffix(path) == ".item" else _read_movies(path, bad)
         first = movies["item_id"].is_first_distinct()
         bad.add(path.name, "a movie listed before", int((~first).sum()))
         bad.check(path.name, int(first.sum()) + bad.count(path.name))
@@ -110,11 +112,10 @@ def _read_genres(path: Path) -> list[str]:
 
 def _holds_ratings(path: Path) -> bool:
     """Tell by the first line whether a file of the right name is what it seems."""
-    with open_bytes(path) as file:
-        line = file.readline(200).decode("utf-8-sig", errors="replace").strip()
-    if path.suffix == ".csv":
+    line = b"".join(first_lines(path)).decode(errors="replace")
+    if table_suffix(path) == ".csv":
         return line == _CSV_HEADER
-    fields = line.split(_SEPARATORS[path.suffix])
+    fields = line.split(_SEPARATORS[table_suffix(path)])
     return len(fields) == len(_RATINGS) and fields[0].isdigit() and fields[1].isdigit()
 
 
@@ -122,14 +123,14 @@ def _read_rows(path: Path, schema: Schema, bad: BadRows) -> pl.DataFrame:
     """Read a file of one record a line; lines of another shape are bad rows and named by their numbers.
 
     Args:
-        path: the file. Those of the suffix `.csv` have a header and may quote, the others do neither.
+        path: the file, compressed or not. CSV files have a header and may quote, the others do neither.
         schema: the fields of a line; those that are to be numbers must be.
         bad: where bad rows are counted.
     """
     numeric = [name for name, kind in schema.items() if kind != pl.String]
     frames = [pl.DataFrame(schema=schema)]
     for first_line, data in read_chunks(path):
-        is_header = path.suffix == ".csv" and first_line == 1
+        is_header = table_suffix(path) == ".csv" and first_line == 1
         chunk = Chunk(2, data.partition(b"\n")[2]) if is_header else Chunk(first_line, data)
         text = _fields(chunk, path, list(schema), bad)
         typed = text.with_columns(pl.col(name).cast(schema[name], strict=False) for name in numeric)
@@ -145,10 +146,11 @@ def _read_rows(path: Path, schema: Schema, bad: BadRows) -> pl.DataFrame:
 
 def _fields(chunk: Chunk, path: Path, names: list[str], bad: BadRows) -> pl.DataFrame:
     """Split the lines of a chunk into text fields, with the numbers of the lines in a last column `line`."""
-    text, separator = _decode(chunk.data).replace("\r\n", "\n"), _SEPARATORS[path.suffix]
+    suffix = table_suffix(path)
+    text, separator = _decode(chunk.data).replace("\r\n", "\n"), _SEPARATORS[suffix]
     n_lines = text.count("\n") + (not text.endswith("\n"))
     # polars refuses lines that are too long but fills up those that are too short, so separators are counted
-    if text.count(separator) == n_lines * (len(names) - 1) and not (path.suffix == ".csv" and '"' in text):
+    if text.count(separator) == n_lines * (len(names) - 1) and not (suffix == ".csv" and '"' in text):
         try:
             frame = pl.read_csv(
                 io.BytesIO(text.replace(separator, _UNIT).encode()),
@@ -165,12 +167,13 @@ def _fields(chunk: Chunk, path: Path, names: list[str], bad: BadRows) -> pl.Data
 
 def _fields_by_line(first_line: int, text: str, path: Path, names: list[str], bad: BadRows) -> pl.DataFrame:
     """Do what `_fields` does line by line, leaving out lines with another number of fields."""
+    suffix = table_suffix(path)
     rows: list[list[str | int | None]] = []
     misshapen: list[str] = []
     for number, line in enumerate(text.split("\n"), start=first_line):
         if not line.strip():
             continue
-        fields = _unquote(line) if path.suffix == ".csv" else line.split(_SEPARATORS[path.suffix])
+        fields = _unquote(line) if suffix == ".csv" else line.split(_SEPARATORS[suffix])
         if len(fields) == len(names):
             rows.append([*(field or None for field in fields), number])
         else:

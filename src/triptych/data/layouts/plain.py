@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -43,13 +44,15 @@ class Tables(Layout):
 
     In a folder, these are found: the one table with a user and an item column by well-known names; a table
     with the item column but no user, one row per item; features (`image.npy`, `text.parquet`,
-    `WORD_feat.npy`); a folder of pictures and one of sounds. Beside a single file nothing is looked for.
+    `WORD_feat.npy`); a folder of pictures and one of sounds, which may lie in folders below it. Beside a
+    single file nothing is looked for.
 
     Their roles are "interactions", "items", "pictures", "sounds" and the names of modalities.
     """
 
     name: ClassVar[str] = "tables"
     title: ClassVar[str] = "tables of interactions and items"
+    items_in_order: ClassVar[bool] = True
 
     @classmethod
     def find(cls, path: Path, hints: Hints = Hints()) -> Tables | None:
@@ -90,15 +93,18 @@ class Tables(Layout):
         found = {}
         if "items" not in hints.given:
             found["items"] = _only(items, "tables of items", "Name the one that is meant with --items")
+        media = {role: _media_folders(entries, role) for role in _MEDIA_SUFFIXES}
         for role, option in (("pictures", "--images"), ("sounds", "--sounds")):
             if role not in hints.given:
-                found[role] = _media_folder(entries, role, option)
+                fix = f"Name the one that is meant with {option}, or use {option} none"
+                found[role] = _only(media[role], f"the {role}", fix)
         files = {
             "interactions": interactions,
             **{role: entry for role, entry in found.items() if entry is not None},
             **features,
         }
-        return cls(files, hints, tuple(entry.name for entry in others if entry not in files.values()))
+        understood = {*files.values(), *media["pictures"], *media["sounds"]}
+        return cls(files, hints, tuple(entry.name for entry in entries if entry not in understood))
 
     def read_interactions(self, bad: BadRows) -> tuple[pl.DataFrame, Columns]:
         """Read the interactions, with rating, time and label where there are such columns."""
@@ -196,10 +202,13 @@ def _find_features(entries: Sequence[Path]) -> dict[str, Path]:
     }
 
 
-def _media_folder(entries: Sequence[Path], role: str, option: str) -> Path | None:
-    suffixes = _MEDIA_SUFFIXES[role]
-    folders = [
-        entry for entry in entries
-        if entry.is_dir() and any(file.suffix.lower() in suffixes for file in entry.iterdir())
-    ]  # fmt: skip
-    return _only(folders, f"the {role}", f"Name the one that is meant with {option}, or use {option} none")
+def _media_folders(entries: Sequence[Path], role: str) -> list[Path]:
+    """Give the folders that hold files of a kind themselves; if none does, those with some below them."""
+    near: list[Path] = []
+    far: list[Path] = []
+    for entry in entries:
+        for folder, _, names in os.walk(entry):
+            if any(name.lower().endswith(_MEDIA_SUFFIXES[role]) and name[0] != "." for name in names):
+                (near if Path(folder) == entry else far).append(entry)
+                break
+    return near or far

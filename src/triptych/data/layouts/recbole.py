@@ -16,6 +16,7 @@ from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.mmrec import FEATURES, choose, header, is_typed
 from triptych.data.layouts.plain import usual_columns
+from triptych.data.lines import DAMAGED, existing, files_ending, unpacked
 from triptych.data.readers import distinct_ids, read_item_table
 from triptych.data.split import PARTS
 from triptych.data.tables import existing_file, naming, read_header, read_table
@@ -42,10 +43,10 @@ class RecBole(Layout):
         if not path.is_dir() or any(path.glob(f"*{FEATURES}")):
             return None  # beside such features, they are MMRec's
         sets: dict[str, dict[str, Path]] = {}
-        for file in sorted(path.glob("*.inter")):
+        for stem, file in files_ending(path, ".inter").items():
             if is_typed(header(file)):
-                name, _, part = file.stem.rpartition(".")
-                name, role = (name, part) if name and part in PARTS else (file.stem, "interactions")
+                name, _, part = stem.rpartition(".")
+                name, role = (name, part) if name and part in PARTS else (stem, "interactions")
                 sets.setdefault(name, {})[role] = file
         if not sets:
             return None
@@ -116,10 +117,11 @@ class RecBole(Layout):
 
 def _beside(folder: Path, name: str) -> dict[str, Path]:
     """Find what belongs to the data set `name` besides its interactions."""
-    files = {"items": folder / f"{name}.item"} if (folder / f"{name}.item").is_file() else {}
-    for file in sorted(folder.glob(f"*.*{_EMBEDDINGS}")):
-        modality = file.suffix[1:].removesuffix(_EMBEDDINGS)
-        if file.stem == name and modality.isidentifier() and modality not in _NO_MODALITY:
+    items = existing(folder, f"{name}.item")
+    files = {"items": items} if items else {}
+    for start, file in files_ending(folder, _EMBEDDINGS).items():
+        stem, _, modality = start.rpartition(".")
+        if stem == name and modality.isidentifier() and modality not in _NO_MODALITY:
             files[modality] = file
     return files
 
@@ -135,9 +137,9 @@ def _read_embeddings(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, 
     """Read (n,) ids and an (n, F) matrix, NaN where a number cannot be read."""
     try:
         frame = pl.read_csv(
-            existing_file(path), separator="\t", quote_char=None, infer_schema=False, glob=False
+            unpacked(existing_file(path)), separator="\t", quote_char=None, infer_schema=False, glob=False
         )
-    except (pl.exceptions.PolarsError, OSError) as error:  # what looks packed and is not, is an OSError
+    except (pl.exceptions.PolarsError, ValueError, *DAMAGED) as error:
         raise DataError(
             f"cannot be read: {error}", wanted="ids, a tab, numbers", fix="Write it again"
         ) from error
