@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +16,11 @@ from starlette.testclient import TestClient
 from triptych.data.dataset import Dataset
 from triptych.data.interactions import Interactions
 from triptych.data.split import Split
+from triptych.encode.encoder import EncoderSpec, Options
+from triptych.encode.pictures import Descriptor
 from triptych.runs import ItemMaker, explain, fold_in, train
 from triptych.runs.batch import recommend_all
+from triptych.serving import contents as contents_of
 from triptych.serving import schemas as s
 from triptych.serving.app import create_app
 from triptych.serving.catalogue import Catalogue
@@ -175,6 +180,10 @@ def test_a_picture_alone_is_enough_in_three_formats(served, client, kind: str):
     assert len(answer.json()["similar"]) == len(answer.json()["audience"]) == 3
 
 
+def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def test_a_new_item_needs_something_that_can_be_encoded(served, client):
     problem(client.post("/items/new"), 422)
     problem(client.post("/items/new", data={"text": "  \0 "}), 422)
@@ -186,6 +195,9 @@ def test_a_new_item_needs_something_that_can_be_encoded(served, client):
     large = io.BytesIO()
     Image.new("1", (5000, 5000)).save(large, "PNG")
     assert "pixels" in problem(client.post("/items/new", files={"picture": large.getvalue()}), 413)["wanted"]
+    size = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", size) + png_chunk(b"IDAT") + png_chunk(b"IEND")
+    assert "pixels" in problem(client.post("/items/new", files={"picture": bomb}), 413)["wanted"]
     problem(client.post("/items/new", data={"text": "x" * 20_001}), 422)
     cut = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(cut, "PNG")
@@ -209,6 +221,66 @@ def test_new_items_are_refused_where_their_features_cannot_be_made(served):
     Image.new("RGB", (4, 4)).save(file, "PNG")
     with pytest.raises(RefusedError, match="image features are by descriptor"):
         NewContents(replace(served.data, provenance=changed)).encode(None, file.getvalue())
+
+
+def made_by(data: Dataset, modality: str, **facts) -> Dataset:
+    """The data set with another encoder in its provenance."""
+    made = data.provenance["features"]
+    encoder = {**made[modality]["encoder"], **facts}
+    features = {**made, modality: {**made[modality], "encoder": encoder}}
+    return replace(data, provenance={**data.provenance, "features": features})
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_an_encoder_of_other_weights_is_refused_and_one_of_other_libraries_is_said(served, monkeypatch):
+    spec = EncoderSpec("seer", "transformers 5.0, files 0123abcd", {})
+
+    def seer(*_, **__) -> Descriptor:
+        encoder = Descriptor(Options())
+        encoder.spec = spec
+        return encoder
+
+    monkeypatch.setattr(contents_of, "load_encoder", seer)
+    facts = {"name": "seer", "settings": {}}
+    same = NewContents(made_by(served.data, "image", version=spec.version, **facts))
+    same.encode(None, png())
+    assert same.remarks == []
+    other = NewContents(made_by(served.data, "image", version="transformers 4.9, files 0123abcd", **facts))
+    other.encode(None, png())
+    assert "other versions" in other.remarks[0]
+    for version in ("transformers 5.0, files ffff0000", "transformers 5.0"):
+        changed = NewContents(made_by(served.data, "image", version=version, **facts))
+        with pytest.raises(RefusedError, match="other weights") as refused:
+            changed.encode(None, png())
+        assert refused.value.status == 409
+
+
+def test_a_question_fetches_no_model(served, monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    pytest.importorskip("transformers")
+    asked = []
+
+    def download(name: str, **_: object) -> str:
+        asked.append((name, hub.constants.HF_HUB_OFFLINE))
+        raise OSError("not in the cache")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    data = made_by(served.data, "image", name="eyes-of-ours", settings={"dtype": "float32"})
+    contents = NewContents(data)
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="'eyes-of-ours' cannot be loaded") as refused:
+            contents.encode(None, png())
+        assert refused.value.status == 409
+        assert "folder" in refused.value.fix
+    assert asked == [("eyes-of-ours", True)]
+    assert hub.constants.HF_HUB_OFFLINE is False
 
 
 def test_new_users_are_folded_in(served, client):
@@ -240,7 +312,10 @@ def test_users_items_and_histories_are_found(served, client):
     assert ids(history) == served.data.items.ids[interactions.item[latest]].tolist()
     part = served.runs["vbpr"].split.part[latest].tolist()
     assert [item["part"] for item in history] == [{0: "train", 1: "valid", 2: "test"}[code] for code in part]
-    assert len(ask(client, "/users/history", user="u0007", limit=2)["items"]) == 2
+    assert ask(client, "/users/history", user="u0007", limit=2)["items"] == history[:2]
+    assert ask(client, "/users/history", user="u0007", limit=2, offset=3)["items"] == history[3:5]
+    assert ask(client, "/users/history", user="u0007", offset=2**31 - 1)["items"] == []
+    problem(client.get("/users/history?user=u0007&offset=-1"), 422)
 
 
 def test_pictures_are_the_thumbnails_of_the_data(served, client):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import socket
+import tempfile
+import threading
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from triptych.cli.app import run as command
@@ -21,7 +26,7 @@ from triptych.serving.contents import MOST_PIXELS
 from triptych.serving.gate import Limits
 from triptych.serving.loaded import LoadedRun
 from triptych.serving.observe import JsonLines
-from triptych.serving.service import MOST_HEAD, bind, read_key
+from triptych.serving.service import MOST_HEAD, bind, own_names, read_key
 
 KEY = "a-key-of-some-length"
 
@@ -390,6 +395,74 @@ def test_an_answer_that_takes_too_long_and_a_fault_are_said_without_a_trace(serv
         assert "division" not in str(told)
         assert "ZeroDivisionError" in JsonLines().format(caplog.records[-1])  # for whoever runs it
         assert client.get("/recommend?user=u0001").status_code == 200
+
+
+def test_questions_that_take_long_hold_up_only_their_like(served, monkeypatch):
+    begun, done = [], threading.Event()
+
+    def explain(*_: object) -> dict:
+        begun.append(1)
+        done.wait(30)
+        return {}
+
+    monkeypatch.setattr(LoadedRun, "explain", explain)
+    app = create_app(served.catalogue("vbpr"), page=served.page, limits=Limits(seconds=0.5))
+    with TestClient(app) as client:
+        try:
+            for _ in range(3):
+                problem(client.get("/explain?user=u0001&item=lamp-0031"), 503)
+            assert begun == [1]  # the others waited in line for what it would find, and gave up
+            for path in ("/recommend?user=u0001", "/users/history?user=u0001", "/items"):
+                assert client.get(path).status_code == 200
+        finally:
+            done.set()
+
+
+def test_an_upload_is_held_in_memory_alone(client, monkeypatch):
+    def no_place(*_: object, **__: object) -> None:
+        raise FileNotFoundError("No usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", no_place)
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    assert len(file.getvalue()) > 2 << 20
+    answer = client.post("/items/new", files={"picture": file.getvalue()}, data={"k": 3})
+    assert answer.status_code == 200, answer.text
+
+
+def test_no_path_is_redirected(client):
+    for path in ("/health/", "/recommend/?user=u0001"):
+        problem(client.get(path, headers={"host": "shop.example"}, follow_redirects=False), 404)
+
+
+def test_checkers_of_health_may_ask_for_the_head_alone(client):
+    for path in ("/health", "/", "/static/deep/main.js"):
+        answer = client.head(path)
+        assert answer.status_code == 200
+        assert answer.headers["content-length"] == str(len(client.get(path).content))
+
+
+class TestHosts:
+    """A foreign page whose name was made to lead to this machine is sent to by its own name."""
+
+    def test_an_address_of_this_machine_alone_has_names(self):
+        assert own_names("127.0.0.1") == own_names("::1") == {"localhost", "127.0.0.1", "[::1]"}
+        assert "127.0.0.2" in own_names("127.0.0.2")
+        assert own_names("0.0.0.0") is own_names("::") is own_names("192.0.2.1") is None
+
+    def test_only_these_are_answered(self, served):
+        app = create_app(served.catalogue("ease"), page=served.page, hosts=own_names("127.0.0.1"))
+        with TestClient(app) as client:
+            for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:80", "[::1]", "[::1]:8000"):
+                assert client.get("/runs", headers={"host": host}).status_code == 200
+            for host in (
+                "shop.example", "shop.example:8000", "127.0.0.1.shop.example", "localhost.shop.example:80",
+                "[::1", "", "shop.example/[::1]", "x" * 5000,
+            ):  # fmt: skip
+                for path in ("/", "/health", "/users/history?user=u0001", "/no/such/path"):
+                    said = problem(client.get(path, headers={"host": host}), 421)
+                    assert len(said["found"]) < 120
 
 
 def test_a_busy_service_says_so(served, monkeypatch):

@@ -196,8 +196,47 @@ def test_what_is_shown_of_a_user_is_what_the_service_answers(site, open_page):
     offers = site.offered("u0007", "vbpr", exclude="train")
     assert shown(page.locator(".offers")) == ids(offers)
     later = {item["item_id"] for item in history if item["part"] in ("valid", "test")}
-    expect(page.get_by_text("chosen later")).to_have_count(sum(item["item_id"] in later for item in offers))
+    expect(page.get_by_text("chosen, held out")).to_have_count(
+        sum(item["item_id"] in later for item in offers)
+    )
     expect(page.get_by_label("Let held-out choices in")).to_be_focused()
+
+
+def test_each_run_marks_what_its_own_split_held_out_however_long_the_history(serve, open_page, tmp_path):
+    chosen = {1: range(1050), 2: range(200), 3: range(201)} | {
+        user: range(1000, 1060) for user in range(4, 60)
+    }
+    users = np.repeat(list(chosen), [len(items) for items in chosen.values()])
+    items = np.concatenate([np.array(items) for items in chosen.values()])
+    data = Dataset.from_interactions("long", Interactions.from_ids(users, items))
+    splits = {f"ease-{seed}": Split.by_ratio(data, rng=seed) for seed in (1, 2)}
+    for name, split in splits.items():
+        train("ease", split, seed=1, device="cpu").save(tmp_path / name)
+    held_out = {
+        name: {
+            str(data.items.ids[item])
+            for item in data.interactions.item[(data.interactions.user == 0) & (split.part > 0)]
+        }
+        for name, split in splits.items()
+    }
+    with serve(create_app(Catalogue([tmp_path / name for name in splits]))) as port:
+        address = f"http://127.0.0.1:{port}/#run=ease-1&run=ease-2&heldout=1&user="
+        page = open_page(address + "1")
+        for name in splits:
+            column = page.locator(f".column[data-run={name}]")
+            marked = set(shown(column)) & held_out[name]
+            badges = column.locator("li", has_text="chosen, held out")
+            assert set(shown(badges)) == marked
+            assert any(int(item) >= 1000 for item in marked)  # beyond the longest answer
+        assert held_out["ease-1"] != held_out["ease-2"]
+        for user, said in (
+            ("1", "The first 200 choices"),
+            ("2", "200 choices"),
+            ("3", "The first 200 choices"),
+        ):
+            page.goto(address + user)
+            expect(page.get_by_role("heading", level=1)).to_have_text(user)
+            expect(page.locator(".past .quiet").first).to_have_text(said)
 
 
 def test_runs_stand_side_by_side(site, open_page):

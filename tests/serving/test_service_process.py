@@ -14,13 +14,16 @@ import sys
 import threading
 import time
 import tracemalloc
+import weakref
 from dataclasses import replace
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
 from starlette.testclient import TestClient
 
 from triptych.data.demo import build_shop
+from triptych.data.ids import IdMap
 from triptych.data.split import Split
 from triptych.runs import Run, train
 from triptych.scorer import Embeddings, EmbeddingScorer
@@ -129,6 +132,77 @@ def test_a_folder_that_became_unfit_changes_nothing(served, tmp_path):
         assert before["version"] not in figures
 
 
+def test_what_was_replaced_leaves_memory_at_once(served, tmp_path):
+    """Without the collector of cycles, which hardly ever runs in a service."""
+    run, item = served.runs["vbpr"], served.data.items.ids[30].item()
+    run.save(tmp_path / "shop")
+    catalogue = Catalogue([tmp_path / "shop"], served.folder / "data")
+    text = "a quiet lamp"
+    with TestClient(create_app(catalogue, page=served.page, poll_seconds=60)) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            for path in ("/recommend?user=u0001&where=price%20%3C%2030", f"/similar?item={item}&by=text"):
+                assert client.get(path).status_code == 200
+            assert client.get(f"/explain?user=u0001&item={item}").status_code == 200
+            assert client.post("/items/new", data={"text": text}).status_code == 200
+            assert client.post("/users/new", json={"items": [item]}).status_code == 200
+            old = [weakref.ref(catalogue.run(None)), weakref.ref(catalogue.run(None).run)]
+            turned_over(run).save(tmp_path / "shop", overwrite=True)
+            assert client.post("/runs/reload").json()["runs"][0]["swapped"]
+            assert client.get("/recommend?user=u0001").status_code == 200
+            assert [one() for one in old] == [None, None]
+        finally:
+            gc.enable()
+
+
+def test_ids_are_ready_to_be_looked_up_before_a_version_answers(served, monkeypatch):
+    """Building their index takes a second for a million ids, in which the loop would answer nobody."""
+    catalogue = served.catalogue("ease")
+    monkeypatch.setattr(IdMap, "_index", None)  # what is built from now on
+    run = catalogue.run(None)
+    assert run.find_users(["u0002"]).tolist() == [1]
+    assert len(run.similar(served.data.items.ids[3].item(), 2)["items"]) == 2
+
+
+def test_a_link_gives_its_name_wherever_it_leads(served, tmp_path):
+    served.runs["ease"].save(tmp_path / "monday")
+    served.runs["vbpr"].save(tmp_path / "tuesday")
+    link = tmp_path / "current"
+    link.symlink_to("monday")
+    catalogue = Catalogue([link, tmp_path / "monday" / ".." / "tuesday"])
+    assert list(catalogue.runs) == ["current", "tuesday"]
+    link.unlink()
+    link.symlink_to("tuesday")
+    assert [look.swapped for look in catalogue.refresh()] == [True, False]
+    assert catalogue.run("current").run.record.name == "vbpr"
+
+
+def test_an_unfit_folder_waits_and_the_others_do_not(served, tmp_path, monkeypatch):
+    monkeypatch.setattr("triptych.serving.catalogue.RETRY_SECONDS", 3600.0)
+    run = served.runs["vbpr"]
+    for name in ("bad", "good"):
+        run.save(tmp_path / name)
+    catalogue = Catalogue([tmp_path / "bad", tmp_path / "good"])
+    shutil.rmtree(tmp_path / "bad")
+    app = create_app(catalogue, page=served.page, poll_seconds=0.02)
+    with TestClient(app) as client:
+
+        def wait_for(line: str) -> None:
+            until = time.monotonic() + 20
+            while line not in client.get("/metrics").text:
+                assert time.monotonic() < until, line
+                time.sleep(0.02)
+
+        wait_for('triptych_run_swaps_total{outcome="failed",run="bad"} 1.0')
+        turned_over(run).save(tmp_path / "good", overwrite=True)
+        wait_for('triptych_run_swaps_total{outcome="swapped",run="good"} 1.0')
+        assert 'outcome="failed",run="bad"} 1.0' in client.get("/metrics").text  # it was not tried since
+        run.save(tmp_path / "bad")
+        looks = client.post("/runs/reload").json()["runs"]  # tries it whenever it is asked to
+        assert [(look["name"], look["error"]) for look in looks] == [("bad", None), ("good", None)]
+
+
 def test_a_run_of_other_items_does_not_take_over(served, tmp_path):
     shutil.copytree(served.folder / "data", tmp_path / "data")
     served.runs["ease"].save(tmp_path / "shop")
@@ -192,6 +266,59 @@ def test_the_end_waits_for_what_is_under_way(served, tmp_path):
     assert [line["path"] for line in lines if line["event"] == "request"] == ["/health", "/recommend"]
     assert "Traceback" not in said
     assert "a-key-of" not in said
+
+
+STUCK = """
+import sys, time
+from triptych.cli import main
+from triptych.serving import catalogue, loaded, service
+service.DRAIN_SECONDS = 1
+def stuck(*_):
+    print("stuck", file=sys.stderr, flush=True)
+    time.sleep(300)
+loaded.LoadedRun.explain = stuck
+if sys.argv.pop(1) == "load":
+    create = catalogue.Catalogue.__init__
+    def created(*given):
+        create(*given)
+        catalogue.load = stuck
+    catalogue.Catalogue.__init__ = created
+main()
+"""
+
+
+@pytest.mark.parametrize("what", ["explain", "load"])
+def test_the_end_does_not_wait_for_what_takes_longer(served, raw, tmp_path, what: str):
+    served.runs["ease"].save(tmp_path / "shop")
+    environment = {name: value for name, value in os.environ.items() if name != "TRIPTYCH_API_KEY"}
+    log = tmp_path / "log"
+    with log.open("wb") as lines:
+        process = subprocess.Popen(
+            [sys.executable, "-c", STUCK, what, "serve", str(tmp_path / "shop"), "--port", "0", "--json"],
+            stdout=subprocess.PIPE, stderr=lines, text=True, env={**environment, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    try:
+        address = next(line for line in process.stdout if '"address"' in line)
+        port = int(address.rpartition(":")[2].strip('",\n'))
+        foreign = Request(f"http://127.0.0.1:{port}/runs", headers={"host": "shop.example"})
+        with pytest.raises(HTTPError, match="421"):  # the command guards what needs no key
+            urlopen(foreign, timeout=30)
+        if what == "load":
+            turned_over(served.runs["vbpr"]).save(tmp_path / "shop", overwrite=True)
+        else:
+            raw(port).sendall(b"GET /explain?user=u0001&item=x HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        until = time.monotonic() + 30
+        while "stuck" not in log.read_text(encoding="utf-8"):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line[:1] == "{"]
+    assert (lines[-1]["event"], lines[-1]["threads"]) == ("ended while computing", 1)
 
 
 @pytest.mark.parametrize("n_requests", [500, pytest.param(30_000, marks=pytest.mark.long)])

@@ -41,9 +41,10 @@ def serve(
     """Answer by HTTP: recommendations, items alike, new items and users, explanations, and a page.
 
     Run folders are watched: one that is replaced is loaded aside and takes over between two answers. A log
-    of JSON lines goes to standard error. SIGTERM and Ctrl-C let it finish what it has begun.
+    of JSON lines goes to standard error. SIGTERM and Ctrl-C let it finish what it has begun, for 30 seconds
+    at most.
     """
-    from triptych.serving.service import bind, check_installed, read_key, serve
+    from triptych.serving.service import bind, check_installed, own_names, read_key, serve
 
     check_installed()
     from triptych.serving.app import create_app
@@ -56,6 +57,8 @@ def serve(
         bound_host, bound_port = bound.getsockname()[:2]
         address = f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
 
+        hosts = own_names(bound_host) if key is None else None
+
         def announce() -> None:
             runs = [{"name": run.name, "version": run.version} for run in catalogue.runs.values()]
             if as_json:
@@ -63,9 +66,9 @@ def serve(
             else:
                 names = ", ".join(f"{run['name']} ({run['version']})" for run in runs)
                 out.print(f"{address} answers by {names}", highlight=False, markup=False, soft_wrap=True)
-                if key is None and host not in ("127.0.0.1", "::1", "localhost"):
+                if key is None and hosts is None:
                     out.print("Without a key: whoever reaches this address may ask.", style="bold yellow")
                 out.print("Ctrl-C stops it.", style="dim")
             out.file.flush()
 
-        serve(create_app(catalogue, key=key), bound, announce)
+        serve(create_app(catalogue, key=key, hosts=hosts), bound, announce)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
@@ -18,6 +19,7 @@ import torch
 from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
 
 from triptych.evaluation.ranking import BLOCK_SIZE
 from triptych.serving import schemas as s
@@ -27,14 +29,15 @@ from triptych.serving.gate import Gate, Limits
 from triptych.serving.loaded import LoadedRun, Wish
 from triptych.serving.observe import Metrics, log
 from triptych.serving.problems import RefusedError, as_problem, to_json
+from triptych.serving.service import THREADS
 
 Computed = TypeVar("Computed")
 
 PAGE = Path(__file__).parent / "page"
 WORKERS = 2
 """Threads that compute. More of them wait for each other: scoring is bound by memory."""
-POLL_SECONDS, RETRY_SECONDS = 1.0, 10.0
-"""Between two looks at the run folders, and after one that found a folder unfit."""
+POLL_SECONDS = 1.0
+"""Between two looks at the run folders."""
 _MOST_SHOWN = 80
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
 
@@ -45,21 +48,26 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 class Workers:
-    """A few threads for what computes, so that the loop stays free to listen."""
+    """A few threads for what computes, so that the loop stays free to listen.
 
-    def __init__(self) -> None:
+    Args:
+        threads: how many.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
 
     async def __call__(self, answer: Callable[[], Computed]) -> Computed:
         """Carry out a call in a thread."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(
-                WORKERS, "answer", initializer=torch.set_num_threads, initargs=(1,)
+                self._threads, THREADS, initializer=torch.set_num_threads, initargs=(1,)
             )
         return await asyncio.get_running_loop().run_in_executor(self._pool, answer)
 
     def close(self) -> None:
-        """Let the threads end; they begin anew when they are needed."""
+        """Let the threads end when they have done what they are at; new ones begin when they are needed."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
@@ -77,7 +85,10 @@ class Service:
     def __init__(self, catalogue: Catalogue, page: PageFiles, poll_seconds: float) -> None:
         self.metrics = Metrics()
         self._catalogue, self._page, self._poll_seconds = catalogue, page, poll_seconds
-        self._workers = Workers()
+        self._workers = Workers(WORKERS)
+        # for questions whose first answer may take a minute, by what the next ones then find at hand
+        self._patient = Workers(1)
+        self._loader = Workers(1)
         self._together = Together(self._recommend_together, most=BLOCK_SIZE)
         self._began = time.monotonic()
         self._note([])
@@ -90,7 +101,8 @@ class Service:
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
-        self._workers.close()
+        for workers in (self._workers, self._patient, self._loader):
+            workers.close()
 
     async def health(self) -> Response:
         """Say that the service answers."""
@@ -107,7 +119,7 @@ class Service:
 
     async def reload(self) -> Response:
         """Look at the run folders now; what has changed is loaded and swapped."""
-        looks = await asyncio.to_thread(self._catalogue.refresh, always=True)
+        looks = await self._loader(lambda: self._catalogue.refresh(always=True))
         self._note(looks)
         return _json({"runs": [_refreshed(look) for look in looks]})
 
@@ -128,7 +140,7 @@ class Service:
 
     async def explain(self, q: Annotated[s.ExplainQuestion, Query()]) -> Response:
         """Say how an item's score for a user comes about."""
-        return await self._ask(self._catalogue.run(q.run).explain, q.user, q.item)
+        return await self._ask(self._catalogue.run(q.run).explain, q.user, q.item, by=self._patient)
 
     async def new_item(
         self,
@@ -139,11 +151,11 @@ class Service:
     ) -> Response:
         """Say where an item would stand that nobody has chosen yet, by its text or picture or both."""
         uploaded = None if picture is None else await picture.read()
-        return await self._ask(self._catalogue.run(run).new_item, text, uploaded, k)
+        return await self._ask(self._catalogue.run(run).new_item, text, uploaded, k, by=self._patient)
 
     async def new_user(self, q: s.NewUserQuestion) -> Response:
         """List the best items for somebody who chose some items."""
-        return await self._ask(self._catalogue.run(q.run).new_user, q.items, q.k)
+        return await self._ask(self._catalogue.run(q.run).new_user, q.items, q.k, by=self._patient)
 
     async def users(self, q: Annotated[s.SearchQuestion, Query()]) -> Response:
         """Find users by letters of their ids."""
@@ -151,7 +163,7 @@ class Service:
 
     async def history(self, q: Annotated[s.HistoryQuestion, Query()]) -> Response:
         """List what a user chose."""
-        return await self._ask(self._catalogue.run(q.run).history, q.user, q.limit)
+        return await self._ask(self._catalogue.run(q.run).history, q.user, q.limit, q.offset)
 
     async def items(self, q: Annotated[s.SearchQuestion, Query()]) -> Response:
         """Find items by letters of their ids or titles."""
@@ -170,9 +182,11 @@ class Service:
         """Give a file of the page."""
         return self._page.give(path, request.headers.get("if-none-match"))
 
-    async def _ask(self, answer: Callable[..., Mapping[str, Any]], *question: Any) -> Response:
+    async def _ask(
+        self, answer: Callable[..., Mapping[str, Any]], *question: Any, by: Workers | None = None
+    ) -> Response:
         """Compute an answer, and write it, beside the loop."""
-        content = await self._workers(lambda: to_json(answer(*question)))
+        content = await (by or self._workers)(lambda: to_json(answer(*question)))
         return Response(content, media_type="application/json")
 
     async def _recommend_together(self, kind: tuple[LoadedRun, Wish], users: Sequence[int]) -> list[Response]:
@@ -184,15 +198,14 @@ class Service:
 
     async def _watch(self) -> None:
         while True:
-            fit = False
             try:
-                fit = self._note(await asyncio.to_thread(self._catalogue.refresh))
+                self._note(await self._loader(self._catalogue.refresh))
             except Exception:  # the watch goes on whatever a folder holds
                 log.exception("watch")
-            await asyncio.sleep(self._poll_seconds if fit else RETRY_SECONDS)
+            await asyncio.sleep(self._poll_seconds)
 
-    def _note(self, looks: list[Refresh]) -> bool:
-        """Count and log what has changed; say whether all folders are fit."""
+    def _note(self, looks: list[Refresh]) -> None:
+        """Count and log what has changed."""
         for look in looks:
             if look.swapped or look.error is not None:
                 outcome = "swapped" if look.swapped else "failed"
@@ -201,13 +214,13 @@ class Service:
                 facts |= {} if look.error is None else {"error": str(look.error)}
                 log.warning("run %s", outcome, extra={"facts": facts})
         self.metrics.loaded((run.name, run.version) for run in self._catalogue.runs.values())
-        return all(look.error is None for look in looks)
 
 
 def create_app(
     catalogue: Catalogue,
     *,
     key: str | None = None,
+    hosts: Collection[str] | None = None,
     limits: Limits | None = None,
     poll_seconds: float = POLL_SECONDS,
     page: Path = PAGE,
@@ -217,21 +230,24 @@ def create_app(
     Args:
         catalogue: the runs.
         key: that requests must carry; None for none.
+        hosts: that requests may be addressed to; None for any.
         limits: of each request.
         poll_seconds: between two looks at the run folders.
         page: folder of the page's files, read whole at the start.
     """
     service = Service(catalogue, PageFiles(page), poll_seconds)
+    MultiPartParser.spool_max_size = sys.maxsize  # the gate limits bodies, in memory: none goes to a file
     app = FastAPI(
         title="Triptych",
         summary="Recommendations by trained runs.",
         version=version("triptych"),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # to plain HTTP, and whatever host was asked for
         lifespan=service.lifespan,
         responses=_PROBLEMS,
     )
-    app.add_middleware(Gate, key=key, limits=limits or Limits(), metrics=service.metrics)
+    app.add_middleware(Gate, key=key, hosts=hosts, limits=limits or Limits(), metrics=service.metrics)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_such_thing)
     endpoints: tuple[tuple[str, str, Callable[..., Any], type | None], ...] = (
@@ -256,8 +272,9 @@ def create_app(
     ):
         answers: dict[int | str, dict[str, Any]] = {200: {"content": {kind: {}}}}
         app.add_api_route(path, endpoint, response_class=Response, responses=answers)
-    app.add_api_route("/", service.front, include_in_schema=False)
-    app.add_api_route("/static/{path:path}", service.static, include_in_schema=False)
+    app.add_api_route("/health", service.health, methods=["HEAD"], include_in_schema=False)
+    for path, endpoint in (("/", service.front), ("/static/{path:path}", service.static)):
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
     return app
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ from triptych.errors import ConfigError, TriptychError, UnknownIdError
 from triptych.runs import RUN, load
 from triptych.serving.contents import NewContents
 from triptych.serving.loaded import LoadedRun
+
+RETRY_SECONDS = 10.0
+"""Until a folder that was found unfit is looked at again."""
 
 Stamp = tuple[int, int, int]
 """Time of change, number and size of a file: when none of them changes, the file did not."""
@@ -39,6 +44,7 @@ class Refresh:
 class _Watched:
     folder: Path
     stamp: Stamp | None = None
+    retry_at: float = 0.0
 
 
 class Catalogue:
@@ -62,7 +68,8 @@ class Catalogue:
     ) -> None:
         self._watched: dict[str, _Watched] = {}
         for folder in folders:
-            name = folder.resolve().name
+            # a link's own name, since it may come to lead elsewhere
+            name = Path(os.path.abspath(folder)).name  # noqa: PTH100
             if name in self._watched:
                 raise ConfigError(
                     f"two runs are called '{name}': {self._watched[name].folder} and {folder}",
@@ -105,30 +112,36 @@ class Catalogue:
         return runs[name]
 
     def refresh(self, *, always: bool = False) -> list[Refresh]:
-        """Look at all folders again, and load those that have changed; this takes as long as loading does.
+        """Look at the folders again, and load those that have changed; this takes as long as loading does.
 
         Args:
-            always: read `run.json` even where the file seems untouched.
+            always: read `run.json` even where the file seems untouched, or the folder was unfit a moment ago.
+
+        Returns: an entry for each folder that was looked at.
         """
         with self._lock:
-            return [self._refresh(name, watched, always) for name, watched in self._watched.items()]
+            return [
+                self._refresh(name, watched, always)
+                for name, watched in self._watched.items()
+                if always or time.monotonic() >= watched.retry_at
+            ]
 
     def _refresh(self, name: str, watched: _Watched, always: bool) -> Refresh:
         current = self._runs[name]
+        fit = False
         try:
             stamp = _stamp(watched.folder)
-            if stamp == watched.stamp and not always:
-                return Refresh(name, current.version)
-            if _version(watched.folder) == current.version:
-                watched.stamp = stamp
-                return Refresh(name, current.version)
-            fresh = self._load(name, watched.folder)
-            watched.stamp = stamp
+            changed = (always or stamp != watched.stamp) and _version(watched.folder) != current.version
+            fresh = self._load(name, watched.folder) if changed else current
+            fit = True
         except (TriptychError, OSError) as error:  # half replaced, or really damaged: the next look will tell
             known = error if isinstance(error, TriptychError) else _unreadable(watched.folder, error)
             return Refresh(name, current.version, error=known)
+        finally:
+            watched.retry_at = 0.0 if fit else time.monotonic() + RETRY_SECONDS
+        watched.stamp = stamp
         self._runs = {**self._runs, name: fresh}
-        return Refresh(name, fresh.version, swapped=True)
+        return Refresh(name, fresh.version, swapped=changed)
 
     def _load(self, name: str, folder: Path) -> LoadedRun:
         before = _version(folder)

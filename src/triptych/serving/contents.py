@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
@@ -15,7 +16,7 @@ from triptych.data.features import Matrix
 from triptych.data.texts import TextTemplate
 from triptych.encode.encoder import Encoder
 from triptych.encode.registry import load_encoder
-from triptych.errors import TriptychError
+from triptych.errors import ConfigError, TriptychError
 from triptych.serving.problems import RefusedError
 
 MOST_PIXELS = 16_000_000
@@ -37,8 +38,9 @@ class NewContents:
     """Encodes the text and the picture of a new item as those of a data set were.
 
     What made the features is read from the data set's provenance, loaded at the first use, and checked: an
-    encoder must have the same name and settings; and texts of the data set, encoded again, must come out as
-    they are stored. TF-IDF is fitted again to all texts of the data set.
+    encoder must have the same name, settings and weights; and texts of the data set, encoded again, must come
+    out as they are stored. TF-IDF is fitted again to all texts of the data set. Models are looked for on this
+    machine only, in the working folder and in the cache of the Hugging Face hub.
 
     Args:
         data: with features.
@@ -109,11 +111,12 @@ class NewContents:
         if modality == "text" and name == "tfidf":
             return self._checked(TfIdfAgain(self._texts(facts), **settings).encode, facts)
         options = {"dtype": settings["dtype"]} if "dtype" in settings else {}
-        encoder = load_encoder(modality, _LOADED_AS.get(name, name), **options)
-        assert isinstance(encoder, Encoder), "the one corpus encoder is TF-IDF"
+        encoder = _load_here(modality, name, options)
         here = encoder.spec.to_json()
         if (here["name"], here["settings"]) != (name, settings):
             raise _impossible(f"{modality} features are by {name} {settings}, which is {here} here")
+        if _weights(here["version"]) != _weights(spec["version"]):
+            raise _impossible(f"{modality} features are by other weights than those of {name} here")
         if here["version"] != spec["version"]:
             self.remarks.append(
                 f"The {modality} encoder is of other versions than the data set's: {here['version']}."
@@ -194,6 +197,8 @@ def check_picture(data: bytes) -> None:
             warnings.simplefilter("ignore")  # of sizes that are refused below
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 width, height = picture.size
+    except Image.DecompressionBombError as error:
+        raise _too_large("a picture of far too many pixels") from error
     except Exception as error:  # whatever a damaged header makes Pillow raise
         raise RefusedError(
             415,
@@ -202,12 +207,49 @@ def check_picture(data: bytes) -> None:
             fix="Save the picture in one of these formats",
         ) from error
     if width * height > MOST_PIXELS:
+        raise _too_large(f"a picture of {width:,} × {height:,} pixels")
+
+
+def _too_large(found: str) -> RefusedError:
+    return RefusedError(413, found, wanted=f"at most {MOST_PIXELS:,} pixels", fix="Make it smaller")
+
+
+def _load_here(modality: str, name: str, options: Mapping[str, Any]) -> Encoder[Any]:
+    """Load an encoder from this machine."""
+    try:
+        with _offline():
+            encoder = load_encoder(modality, _LOADED_AS.get(name, name), **options)
+    except ConfigError as error:
+        if isinstance(error.__cause__, ImportError):  # an extra is missing, and the error names it
+            raise
         raise RefusedError(
-            413,
-            f"a picture of {width:,} × {height:,} pixels",
-            wanted=f"at most {MOST_PIXELS:,} pixels",
-            fix="Make it smaller",
-        )
+            409,
+            f"the {modality} encoder '{name}' cannot be loaded: {error.found}",
+            wanted="the model on this machine: a client's question fetches nothing",
+            fix=f"Start the service where the model's folder lies as '{name}', or fetch it there before",
+        ) from error
+    assert isinstance(encoder, Encoder), "the one corpus encoder is TF-IDF"
+    return encoder
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let nothing be asked of the Hugging Face hub."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:  # then nothing can
+        yield
+        return
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _weights(version: str) -> str:
+    """Find the hash of a model's files in an encoder's version; empty where it has none."""
+    return version.partition(", files ")[2]
 
 
 def _one(encoder: Encoder[Any]) -> Encode:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ KEY_HEADER = b"x-api-key"
 OPEN_PATHS = ("/", "/health")
 """Without a key; so is what lies under /static/."""
 _LOGGED_PATH = 200
+_MOST_HOST = 80
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -62,12 +64,21 @@ class Gate:
     Args:
         app: what is behind it.
         key: that requests must carry in `X-API-Key`; None for none.
+        hosts: that requests may name in `Host`, in small letters and without a port; None for any.
         limits: of each request.
         metrics: count requests.
     """
 
-    def __init__(self, app: Application, *, key: str | None, limits: Limits, metrics: Metrics) -> None:
-        self._app, self._limits, self._metrics = app, limits, metrics
+    def __init__(
+        self,
+        app: Application,
+        *,
+        key: str | None,
+        hosts: Collection[str] | None,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
+        self._app, self._hosts, self._limits, self._metrics = app, hosts, limits, metrics
         self._key = None if key is None else key.encode()
         self._in_flight = self._uploads = 0
 
@@ -105,6 +116,7 @@ class Gate:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._in_flight > self._limits.in_flight:
             raise _busy()
+        self._check_host(scope)
         self._check_key(scope)
         if scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
             await self._app(scope, receive, send)
@@ -120,6 +132,20 @@ class Gate:
             await self._app(scope, _replay(body, receive), send)
         finally:
             self._uploads -= is_upload
+
+    def _check_host(self, scope: Scope) -> None:
+        """Refuse what a browser sends for another site whose name was made to lead here."""
+        for name, value in scope["headers"]:
+            if name != b"host" or self._hosts is None:
+                continue
+            host = re.sub(r":\d*$", "", value.decode("latin-1").lower())
+            if host not in self._hosts:
+                raise RefusedError(
+                    421,
+                    f"a request to the host {host[:_MOST_HOST]!r}",
+                    wanted=" or ".join(sorted(self._hosts)),
+                    fix="Ask by one of these names, or have the service started with a key",
+                )
 
     def _check_key(self, scope: Scope) -> None:
         path: str = scope["path"]

@@ -5,13 +5,14 @@ Letters: B users of a question, I items, F feature width, K list length.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache, partial
 from threading import Lock
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from triptych.errors import ConfigError, UnknownIdError, nearest
 from triptych.evaluation.ranking import BLOCK_SIZE, check_lengths, top_k
 from triptych.runs import ItemMaker, Run, ScoredItem, explain, fold_in
 from triptych.runs.batch import ListMaker
-from triptych.runs.run import Excluded
+from triptych.runs.run import Excluded, nearness
 from triptych.serving.contents import NewContents
 from triptych.serving.problems import RefusedError
 
@@ -77,8 +78,12 @@ class LoadedRun:
         self._thumbnails = (data or split.data).thumbnails or split.data.thumbnails
         self._maker_of_lists = ListMaker(run)
         self._lock = Lock()
-        self._masks = lru_cache(_REMEMBERED)(self._mask)
-        self._lengths = lru_cache(None)(self._feature_lengths)
+        self._features: dict[str, ItemFeatures] = {} if data is None else dict(data.features)
+        # of no method: a run that its own cache refers to would stay in memory after it was replaced
+        self._masks = lru_cache(_REMEMBERED)(partial(_mask, split.data.item_table, self.n_items))
+        self._lengths = lru_cache(None)(partial(_feature_lengths, self._features))
+        for ids in (split.data.users, split.data.items):
+            ids.find(ids.ids[:1].tolist())  # now, not at the first question, which would hold up all others
 
     def recommend(self, users: Sequence[RawId], wish: Wish) -> Answer:
         """List the best items of each user."""
@@ -115,7 +120,7 @@ class LoadedRun:
         check_lengths([k], self.n_items - 1)
         at = self._index_of_item(item)
         if by == BEHAVIOUR:
-            near = self.run.scorer.item_similarities(at).cpu()
+            near = nearness(self.run.scorer, at)
         else:
             near = self._feature_similarities(at, by)
         near[at] = -torch.inf
@@ -171,11 +176,12 @@ class LoadedRun:
         """Find items by letters of their ids or titles."""
         return self.answer(items=[self._item(at) for at in _matches(self._item_words, query, limit)])
 
-    def history(self, user: RawId, limit: int) -> Answer:
-        """List what a user chose, the latest first where times are known."""
+    def history(self, user: RawId, limit: int, offset: int = 0) -> Answer:
+        """List what a user chose, the latest first where times are known, from a place on."""
         at = int(self.find_users([user])[0])
         order, offsets = self._choices
-        chosen, interactions = order[offsets[at] : offsets[at + 1]][:limit], self._known.interactions
+        chosen = order[offsets[at] : offsets[at + 1]][offset : offset + limit]
+        interactions = self._known.interactions
         times = None if interactions.timestamp is None else interactions.timestamp[chosen]
         items = [
             {
@@ -228,19 +234,6 @@ class LoadedRun:
             ],
             "versions": record.versions,
         }
-
-    def _mask(self, where: str) -> BoolArray:
-        return Condition.parse(where).mask(self._known.item_table, self.n_items)
-
-    @cached_property
-    def _features(self) -> dict[str, ItemFeatures]:
-        return {} if self.data is None else dict(self.data.features)
-
-    def _feature_lengths(self, modality: str) -> Tensor:
-        values = self._features[modality].values
-        assert values is not None
-        lengths: Tensor = torch.from_numpy(values).norm(dim=1)
-        return lengths.clamp_(min=torch.finfo(torch.float32).tiny)
 
     def _feature_similarities(self, item: int, modality: str) -> Tensor:
         """Give the cosine of an item's features with all others', -inf where an item has none: (I,)."""
@@ -339,6 +332,17 @@ class LoadedRun:
 
 
 _PART_NAMES = {TRAIN: "train", VALID: "valid", TEST: "test"}
+
+
+def _mask(table: pl.DataFrame, n_items: int, where: str) -> BoolArray:
+    return Condition.parse(where).mask(table, n_items)
+
+
+def _feature_lengths(features: Mapping[str, ItemFeatures], modality: str) -> Tensor:
+    values = features[modality].values
+    assert values is not None
+    lengths: Tensor = torch.from_numpy(values).norm(dim=1)
+    return lengths.clamp_(min=torch.finfo(torch.float32).tiny)
 
 
 def _check_same(name: str, known: Dataset, data: Dataset) -> None:

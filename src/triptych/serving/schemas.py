@@ -106,6 +106,7 @@ class HistoryQuestion(RunQuestion):
 
     user: IdText
     limit: Few = 50
+    offset: Annotated[int, Field(ge=0, lt=2**31, description="Entries to pass over.")] = 0
 
 
 class PictureQuestion(RunQuestion):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +27,8 @@ HEAD_SECONDS = 10.0
 """Until the head of a request is there; whoever is slower is cut off."""
 DRAIN_SECONDS = 30
 """For the answers that are under way when the service is told to stop."""
+THREADS = "triptych-serving"
+"""What the names of threads that compute begin with."""
 MOST_CONNECTIONS = 1024
 MOST_HEAD = 16 << 10
 """Bytes of a request's first line and headers."""
@@ -87,8 +93,24 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def own_names(address: str) -> frozenset[str] | None:
+    """Give the names that an address of this machine alone is asked by; None where others can ask, too.
+
+    Without a key these are all to be answered: the page of another site, whose name can be made to lead to
+    this address, would otherwise read whatever the service knows.
+
+    Args:
+        address: as numbers.
+    """
+    if not ip_address(address).is_loopback:
+        return None
+    return frozenset({"localhost", "127.0.0.1", "[::1]", f"[{address}]" if ":" in address else address})
+
+
 def serve(app: Any, bound: socket.socket, on_ready: Callable[[], None] = lambda: None) -> None:
     """Answer on a socket until SIGTERM or Ctrl-C, then finish what is under way.
+
+    What still computes `DRAIN_SECONDS` later, which no thread can be told to stop, ends with the process.
 
     Args:
         app: what `create_app` made.
@@ -112,8 +134,26 @@ def serve(app: Any, bound: socket.socket, on_ready: Callable[[], None] = lambda:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         asyncio.run(run())
+    except (SystemExit, KeyboardInterrupt) as end:
+        _end_computing(end)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _end_computing(end: BaseException) -> None:
+    """End the process here if a thread still computes: Python would wait for it."""
+    until = time.monotonic() + 1.0
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(THREADS)]
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    if busy := sum(thread.is_alive() for thread in threads):
+        from triptych.serving.observe import log
+
+        log.warning("ended while computing", extra={"facts": {"threads": busy}})
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(int(end.code or 0) if isinstance(end, SystemExit) else 128 + signal.SIGINT)
 
 
 def make_server(app: Any) -> uvicorn.Server:

@@ -8,6 +8,7 @@ import { changed, closed, go } from "./state.js";
 
 const LENGTH = 10;
 const MOST_HISTORY = 200;
+const MOST_ASKED = 1000;
 const SHOWN_HISTORY = 8;
 const PROPOSED = 12;
 const PARTS = { valid: "held out, validation", test: "held out, test", "left out": "left out" };
@@ -39,27 +40,26 @@ function welcome(run, search, signal) {
 
 function ofUser(state, runs, search, signal) {
   const { user } = state;
-  const history = ask("/users/history", { user, limit: MOST_HISTORY, run: runs[0].name }, { signal });
-  history.catch(() => {}); // whoever shows it says so
   const chosen = el("div");
   fill(chosen, shadow(6, true), async () => {
-    const { items } = await history.catch(() => ask("/users/history", { user, limit: MOST_HISTORY, run: runs[0].name }, { signal }));
-    return past(items, runs[0]);
+    const { items } = await ask("/users/history", { user, limit: MOST_HISTORY + 1, run: runs[0].name }, { signal });
+    return past(items.slice(0, MOST_HISTORY), items.length > MOST_HISTORY, runs[0]);
   }, signal);
   return el("div", null,
     el("div", { class: "title-row" }, el("h1", { tabindex: -1 }, user), search),
     el("div", { class: "user" },
       el("section", { class: "past", "aria-labelledby": "past-title" }, el("h2", { id: "past-title" }, "Chose"), chosen),
-      offers(state, runs, history, signal)));
+      offers(state, runs, signal)));
 }
 
-function past(items, run) {
+function past(items, cut, run) {
   if (!items.length) return el("p", { class: "empty" }, "Nothing yet.");
   const options = {
     lines: true, label: "What the user chose", foot: (item) => [when(item), PARTS[item.part] && el("span", { class: "badge" }, PARTS[item.part])],
     link: (item) => ({ item: item.item_id, of: run.name, tab: "behaviour" }),
   };
-  const all = items.length === MOST_HISTORY ? `The latest ${MOST_HISTORY} choices` : count(items.length, "choice");
+  const timed = items.some((item) => item.time != null);
+  const all = cut ? `The ${timed ? "latest" : "first"} ${MOST_HISTORY} choices` : count(items.length, "choice");
   const shown = list(items.slice(0, SHOWN_HISTORY), options);
   const more = items.length > SHOWN_HISTORY && el("button", {
     type: "button", class: "button",
@@ -69,10 +69,19 @@ function past(items, run) {
       shown.children[SHOWN_HISTORY].firstChild.focus();
     },
   }, `Show ${items.length - SHOWN_HISTORY} more`);
-  return [el("p", { class: "quiet" }, all, items.some((item) => item.time != null) && ", the latest first"), shown, more];
+  return [el("p", { class: "quiet" }, all, timed && ", the latest first"), shown, more];
 }
 
-const heldOut = (item) => item.part === "valid" || item.part === "test";
+/** The items that a run was not shown though the user chose them, each run by its own split. */
+async function heldOut(user, run, signal) {
+  const found = new Set();
+  for (let offset = 0; ; offset += MOST_ASKED) {
+    const query = { user, limit: MOST_ASKED, offset, run: run.name };
+    const { items } = await ask("/users/history", query, { signal });
+    for (const { item_id, part } of items) if (part === "valid" || part === "test") found.add(item_id);
+    if (items.length < MOST_ASKED) return found;
+  }
+}
 
 /** The day, where a time is one of seconds since 1970 that can be a day of our time. */
 function when({ time }) {
@@ -80,7 +89,7 @@ function when({ time }) {
   return plausible && el("span", null, new Date(1000 * time).toLocaleDateString(undefined, { dateStyle: "medium" }));
 }
 
-function offers(state, runs, history, signal) {
+function offers(state, runs, signal) {
   const { user } = state;
   const compared = runs.length > 1;
   const lists = new Map();
@@ -99,11 +108,10 @@ function offers(state, runs, history, signal) {
       const { items } = await listOf(other).catch(() => ({ items: [] }));
       return { name: other.name, places: new Map(items.map((item, at) => [item.item_id, at + 1])) };
     }));
-    const { items } = state.heldout ? await history.catch(() => ({ items: [] })) : { items: [] };
-    const later = new Set(items.filter(heldOut).map((item) => item.item_id));
+    const held = state.heldout ? await heldOut(user, run, signal) : new Set();
     say(`${count(entry.items.length, "item")} for ${user} by ${run.name}`);
     const foot = (item) => [
-      later.has(item.item_id) && el("span", { class: "badge" }, "chosen later"),
+      held.has(item.item_id) && el("span", { class: "badge" }, "chosen, held out"),
       others.filter(({ places }) => places.has(item.item_id)).map(({ name, places }) =>
         el("span", null, `#${places.get(item.item_id)} in ${name}`)),
       el("span", { class: "why" }, "Why?"),
