@@ -119,10 +119,7 @@ class LoadedRun:
         """List the items nearest to one, by the model's vectors or by features."""
         check_lengths([k], self.n_items - 1)
         at = self._index_of_item(item)
-        if by == BEHAVIOUR:
-            near = nearness(self.run.scorer, at)
-        else:
-            near = self._feature_similarities(at, by)
+        near = nearness(self.run.scorer, at) if by == BEHAVIOUR else self._feature_similarities(at, by)
         near[at] = -torch.inf
         scores, items = top_k(near[None], k)
         return self.answer(item_id=self._item_ids[at], by=by, items=self._scored(items[0], scores[0]))
