@@ -194,7 +194,7 @@ SETTINGS = [
     {},
     {"filter": "leaky_relu", "filter_ids": "propagated", "hyper_start": "filtered", "n_hyper_layers": 3},
     {"filter": "off", "hyper_start": "raw", "user_logits": "mean", "local_norm": "each"},
-    {"filter": "off", "hyper_start": "filtered", "filter_ids": "propagated", "global_norm": "each"},
+    {"filter": "off", "hyper_start": "raw", "filter_ids": "propagated", "global_norm": "each"},
     {"combine": "sum", "n_layers": 3, "first_decorrelated": 1, "contrast_candidates": "batch"},
     {"combine": "last", "n_modality_layers": 1, "detach_shares": False, "regulariser": "half_squared"},
     {"local_norm": "with_ids", "n_hyperedges": 3, "temperature": 0.7, "global_weight": 0.8},

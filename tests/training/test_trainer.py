@@ -14,13 +14,15 @@ import pytest
 import torch
 from torch import nn
 
+from triptych.data.split import Split
 from triptych.device import resolve_device
 from triptych.errors import ConfigError, StorageError, TrainingError
 from triptych.files import read_json
 from triptych.models.base import Embeddings, Group, ModelConfig, ModelInputs, Recommender, Step, Triplets
 from triptych.models.lightgcn import LightGCNConfig
+from triptych.models.registry import create_model, make_config, model_entry
 from triptych.runs import train
-from triptych.testing import checkerboard
+from triptych.testing import checkerboard, toy_dataset
 from triptych.training.config import TrainConfig
 from triptych.training.sampler import TripletSampler
 from triptych.training.trainer import Observer, Trainer, isolated_rng
@@ -187,6 +189,23 @@ def test_bf16_trains_and_keeps_embeddings_in_float32():
     run = train(LightGCNConfig(embedding_dim=8), checkerboard(), config=config, device="cpu", k=(2,))
     assert run.scorer.embeddings.users.dtype == torch.float32
     assert run.record.valid["recall@2"] > 0.9
+
+
+@pytest.mark.parametrize(
+    "name", ["ngcf", "mmgcn", "mmgcl", "slmrec", "bm3", "msi", "mgnm", "camgr", "grcn", "dualgnn"]
+)
+def test_under_bf16_sums_and_what_ranks_stay_in_float32(name: str):
+    """Only products of dense matrices are rounded."""
+    inputs = ModelInputs.from_split(Split.by_ratio(toy_dataset(40, 30, missing=False)))
+    model = create_model(make_config(model_entry(name).config, {}), inputs)
+    batch = Triplets(
+        inputs.user[:16], inputs.item[:16], inputs.item[16:32] if model.negatives else inputs.item[:0]
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = {key: term.dtype for step in model.batch_steps(batch) for key, term in step.losses.items()}
+        vectors = model.embeddings()
+    assert set(terms.values()) == {torch.float32}, terms
+    assert {part.dtype for part in vectors} == {torch.float32}
 
 
 def test_isolated_rng_seeds_and_gives_back():

@@ -48,8 +48,7 @@ class Group:
 
     Args:
         parameters: what it moves.
-        options: keyword arguments for Adam that differ from the training settings, such as `lr` (which
-            decays as the others do) or `weight_decay`.
+        options: of Adam, where they differ from the training's: `lr`, which decays too, or `weight_decay`.
         by_row: those of the parameters whose gradients are sparse: Adam moves only the rows that a step
             read, with learning rate, betas and eps as for the others.
     """
@@ -75,7 +74,7 @@ class ModelConfig(Settings):
 class ContentConfig(ModelConfig):
     """Settings of every model that uses item content."""
 
-    modalities: tuple[str, ...] | None = None
+    modalities: tuple[str, ...] | None = Field(None, min_length=1)
     """Which modalities to use, by name; by default all that the data set has."""
 
 
@@ -108,10 +107,10 @@ class ModelInputs:
         return cls(split.n_users, split.n_items, user, item, features, graphs)
 
     def choose_modalities(self, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-        """Name the modalities to use, in the order of the data set.
+        """Name the modalities to use: those wanted, or by default all of the data set.
 
         Raises:
-            ConfigError: one is not in the data set, or there is none at all.
+            ConfigError: one is not in the data set, or named twice; or there is none at all.
         """
         if not self.features:
             raise ConfigError(
@@ -119,14 +118,16 @@ class ModelInputs:
                 wanted="at least one modality for this model",
                 fix="Prepare the data set with --features NAME=FILE, or choose a model of interactions alone",
             )
-        for modality in wanted or ():
-            if modality not in self.features:
+        chosen = tuple(self.features) if wanted is None else wanted
+        for modality in chosen:
+            if modality not in self.features or chosen.count(modality) > 1:
+                wrong = "named twice" if modality in self.features else "not in the data set"
                 raise ConfigError(
-                    f"modality '{modality}' is not in the data set",
+                    f"modality '{modality}' is {wrong}",
                     wanted="one of: " + ", ".join(self.features),
                     fix=nearest(modality, self.features),
                 )
-        return tuple(self.features) if wanted is None else wanted
+        return chosen
 
 
 class Recommender(nn.Module):
@@ -182,6 +183,10 @@ class Recommender(nn.Module):
     def modality_embeddings(self) -> dict[str, Tensor]:
         """Give what the model knows of items by modality, each (I, D); models without content give none."""
         return {}
+
+    def loss_scale(self, batch: Triplets) -> float:
+        """Say what this model multiplies means over a batch by, for plug-ins whose terms are means."""
+        return 1.0
 
     def id_embeddings(self) -> Embeddings | None:
         """Give the learned vectors of users (U, D) and items (I, D) themselves, before graphs and content.

@@ -101,4 +101,5 @@ class BM3(Recommender):
     def _content(self, modality: str, items: Tensor | None = None) -> Tensor:
         """Project the contents of some items, or of all: (n, D); zero where an item has none."""
         content: Tensor = self.project(modality, self.features.rows(modality, items))
+        content = content.to(self.nodes.weight.dtype)  # autocast projects in bfloat16
         return content * self.features.present(modality, items)[:, None]

@@ -94,9 +94,12 @@ class LayerGCN(Recommender):
         scores = pair_scores(*batch_rows(self.embeddings(), batch))
         ego = batch_rows(self.nodes.ego, batch)
         return {
-            "bpr": len(batch.user) * bpr_loss(*scores),
+            "bpr": self.loss_scale(batch) * bpr_loss(*scores),
             "reg": self.config.reg_weight * half_squared(*ego),
         }
+
+    def loss_scale(self, batch: Triplets) -> float:
+        return float(len(batch.user))  # its loss is a sum over the batch
 
     def _edge_weights(self, epoch: int) -> Tensor:
         """Weigh the training pairs by how likely this epoch keeps them: (E,)."""

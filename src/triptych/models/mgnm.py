@@ -35,7 +35,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,6 +105,12 @@ class MGNMConfig(ContentConfig, HypergraphSettings):
     """Of the batch's final rows: their norms, or half their squares over the batch's size."""
     reg_weight: float = Field(1e-6, ge=0)
     """lambda, weight of the regulariser."""
+
+    @model_validator(mode="after")
+    def _filters_are_there(self) -> MGNMConfig:
+        if self.hyper_start == "filtered" and (self.filter == "off" or not self.use_global):
+            raise ValueError('hyper_start = "filtered" without a filter; choose "propagated" or "raw"')
+        return self
 
 
 class Pass(NamedTuple):

@@ -40,6 +40,7 @@ from triptych.models.base import (
 )
 from triptych.models.registry import register
 from triptych.nn.content import FeatureBank
+from triptych.nn.linear import SameTypeLinear
 from triptych.nn.preference import ModalityNodes
 from triptych.scorer import Embeddings
 
@@ -178,9 +179,9 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, dim: int) -> None:
         super().__init__()
-        self.aggregate = nn.Linear(width, width, bias=False)
-        self.keep = nn.Linear(width, dim)
-        self.combine = nn.Linear(width + dim, dim)
+        self.aggregate = SameTypeLinear(width, width, bias=False)
+        self.keep = SameTypeLinear(width, dim)
+        self.combine = SameTypeLinear(width + dim, dim)
         nn.init.xavier_normal_(self.aggregate.weight)
         nn.init.xavier_normal_(self.keep.weight)
 

@@ -172,7 +172,8 @@ class MMSSL(Recommender):
         yield Step(self._losses(views, guesses, batch))
         if self.config.graph_refresh == "official":
             if self._kept is None:  # the first batch
-                self._kept = strongest(views.content, self.chosen, batch.user, self.n_guessed)
+                users = batch.user.unique()
+                self._kept = strongest(views.content, self.chosen, users, self.n_guessed)
             else:
                 self.generated.replace(*self._kept)
                 self._kept = (batch.user[:0],) * 3

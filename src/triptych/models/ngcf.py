@@ -41,6 +41,7 @@ from triptych.models.base import (
 from triptych.models.registry import register
 from triptych.nn.dropout import dropout
 from triptych.nn.embedding import NodeEmbedding
+from triptych.nn.linear import SameTypeLinear
 from triptych.scorer import Embeddings
 
 Variant = Literal["paper", "official"]
@@ -126,8 +127,8 @@ class NGCFLayer(nn.Module):
     def __init__(self, dim: int, variant: Variant, negative_slope: float) -> None:
         super().__init__()
         self.variant, self.negative_slope = variant, negative_slope
-        self.of_sum = nn.Linear(dim, dim, bias=variant == "official")  # W1
-        self.of_product = nn.Linear(dim, dim, bias=variant == "official")  # W2
+        self.of_sum = SameTypeLinear(dim, dim, bias=variant == "official")  # W1
+        self.of_product = SameTypeLinear(dim, dim, bias=variant == "official")  # W2
         for parameter in self.parameters():
             with torch.no_grad():
                 nn.init.xavier_uniform_(parameter if parameter.dim() == 2 else parameter.unsqueeze(0))

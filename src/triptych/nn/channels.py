@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from triptych.data.features import ItemFeatures
 from triptych.nn.content import FeatureBank
 from triptych.nn.embedding import NodeEmbedding
+from triptych.nn.linear import SameTypeLinear
 from triptych.scorer import Embeddings
 
 
@@ -113,8 +114,8 @@ class Readout(nn.Module):
         return Embeddings(self.user(channels.users), self.item(channels.items))
 
 
-def xavier_linear(n_in: int, n_out: int) -> nn.Linear:
+def xavier_linear(n_in: int, n_out: int) -> SameTypeLinear:
     """Make a linear map with Xavier-uniform weights and torch's usual bias."""
-    linear = nn.Linear(n_in, n_out)
+    linear = SameTypeLinear(n_in, n_out)
     nn.init.xavier_uniform_(linear.weight)
     return linear

@@ -47,7 +47,9 @@ def redundancy(x: Tensor, counted: Tensor | None = None) -> Tensor:
         x: one matrix, or several.
         counted: (..., N) bool, which rows count; by default all.
     """
-    norm: Tensor = torch.linalg.vector_norm(column_correlation(x, counted).triu(diagonal=1), dim=(-2, -1))
+    with torch.autocast(x.device.type, enabled=False):
+        correlation = column_correlation(x.float() if x.dtype == torch.bfloat16 else x, counted)
+        norm: Tensor = torch.linalg.vector_norm(correlation.triu(diagonal=1), dim=(-2, -1))
     return norm
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from triptych.losses import cosine_distance
 from triptych.nn.dropout import dropout
 from triptych.nn.embedding import take_rows
+from triptych.nn.linear import SameTypeLinear
 
 
 class Views(NamedTuple):
@@ -18,7 +19,7 @@ class Views(NamedTuple):
     target: Tensor  # (B, D), without gradient
 
 
-class Predictor(nn.Linear):
+class Predictor(SameTypeLinear):
     """Makes views: online W x + b, one map for users, items and modalities; target x after dropout.
 
     Source: BM3 (arXiv:2207.05969), section on the contrastive view generator.

@@ -85,7 +85,7 @@ class UserFolder:
         match self.scorer:
             case HistoryScorer():
                 device = self.scorer.history.offsets.device
-                return self.scorer.weights.sums(history.to(device)).cpu()
+                return self.scorer.weights.sums(history.share().to(device)).cpu()
             case FusedScorer():
                 parts = [normalise(part.score(history), self.scorer.normalisation) for part in self._parts]
                 mixed: Tensor = torch.tensordot(self.scorer.weights.cpu(), torch.stack(parts), dims=1)

@@ -24,6 +24,7 @@ from triptych.models.base import (
 )
 from triptych.models.bm3 import BM3Config
 from triptych.models.freedom import FREEDOMConfig
+from triptych.models.layergcn import LayerGCNConfig
 from triptych.models.lightgcn import LightGCNConfig
 from triptych.models.plugins.base import (
     PluggedIn,
@@ -233,3 +234,18 @@ def test_plugins_act_in_the_order_given(split: Split):
     torch.testing.assert_close(
         items(["stretch", "add"]) - items(["add", "stretch"]), -torch.ones(split.n_items, 8)
     )
+
+
+def test_terms_of_a_plugin_weigh_as_those_of_its_host():
+    """LayerGCN's loss is a sum over the batch; a mean beside it would be next to nothing."""
+    inputs = ModelInputs.from_split(Split.by_ratio(toy_dataset(40, 30, missing=False)))
+    batch = Triplets(inputs.user[:16], inputs.item[:16], inputs.item[16:32])
+    for host, scale in ((LightGCNConfig(embedding_dim=8), 1), (LayerGCNConfig(embedding_dim=8), 16)):
+        torch.manual_seed(0)
+        model = create_plugged_in(host, make_plugin_configs({"ksi": {}}), inputs)
+        (step,) = model.batch_steps(batch)
+        own = model.plugins["ksi"].losses(model.host, batch)
+        assert own["bpr"].item() == pytest.approx(0.69, abs=0.1), "a mean"
+        assert {name: step.losses[name].item() for name in own} == pytest.approx(
+            {name: scale * term.item() for name, term in own.items()}, rel=1e-4
+        )

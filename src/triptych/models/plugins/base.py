@@ -60,7 +60,10 @@ class Plugin(nn.Module):
         self.config = config
 
     def losses(self, host: Recommender, batch: Triplets) -> Losses:
-        """Name the terms to minimise beside the host's; one named like a term of the host replaces it."""
+        """Name the terms to minimise beside the host's; one named like a term of the host replaces it.
+
+        They are means over the batch, and are multiplied by the host's `loss_scale`.
+        """
         return {}
 
     def refine(self, host: Recommender, embeddings: Embeddings) -> Embeddings:
@@ -114,9 +117,10 @@ class PluggedIn(Recommender):
         for step in self.host.batch_steps(batch):
             if step.group == "main" and not joined:
                 joined = True
-                losses = dict(step.losses)
+                losses, scale = dict(step.losses), self.host.loss_scale(batch)
                 for _, plugin in self._attached():
-                    losses |= plugin.losses(self.host, batch)
+                    terms = plugin.losses(self.host, batch)
+                    losses |= {name: scale * term for name, term in terms.items()}
                 yield Step(losses)
             else:
                 yield step

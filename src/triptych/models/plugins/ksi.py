@@ -55,7 +55,7 @@ from triptych.scorer import Embeddings
 class KSIPluginConfig(PluginConfig):
     """Settings of KSI."""
 
-    modalities: tuple[str, ...] | None = None
+    modalities: tuple[str, ...] | None = Field(None, min_length=1)
     """Which modalities to use, by name; by default all that the data set has."""
     use_structure: bool = True
     """SEI: whether there are item graphs, what they bring to items, and terms against redundancy."""
