@@ -95,14 +95,19 @@ def read_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
 
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file for reading; `.gz`, `.bz2` and `.xz` are decompressed on the way."""
-    match path.suffix.lower():
+    return unpacking(path, path.suffix)
+
+
+def unpacking(source: Path | IO[bytes], suffix: str) -> IO[bytes]:
+    """Read a file, or one that is open, through the decompression that a suffix names, if it names any."""
+    match suffix.lower():
         case ".gz":
-            return cast(IO[bytes], gzip.open(path, "rb"))
+            return cast(IO[bytes], gzip.open(source, "rb"))
         case ".bz2":
-            return cast(IO[bytes], bz2.open(path, "rb"))
+            return cast(IO[bytes], bz2.open(source, "rb"))
         case ".xz":
-            return cast(IO[bytes], lzma.open(path, "rb"))
-    return path.open("rb")
+            return cast(IO[bytes], lzma.open(source, "rb"))
+    return source.open("rb") if isinstance(source, Path) else source
 
 
 def existing(folder: Path, name: str) -> Path | None:

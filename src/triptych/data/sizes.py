@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, cast
 
 import polars as pl
 
+from triptych.data.lines import DAMAGED, unpacking
 from triptych.data.tables import table_suffix
 from triptych.memory import free_bytes, require_memory
 
@@ -23,9 +19,7 @@ _HEAD = 1 << 22
 _RUNTIME, _PER_ROW = 16 << 20, 55
 """What loading takes for itself, and for each row of tables; see test_memory_limits.py."""
 
-_UNREADABLE = (
-    pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error, lzma.LZMAError,
-)  # fmt: skip
+_UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, *DAMAGED)
 
 
 def table_size(path: Path) -> tuple[int, int]:
@@ -36,7 +30,7 @@ def table_size(path: Path) -> tuple[int, int]:
     with suppress(*_UNREADABLE):
         if table_suffix(path) == ".parquet":
             return _GROWTH * packed, int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
-        with path.open("rb") as raw, _unpacked(raw, path.suffix.lower()) as text:
+        with path.open("rb") as raw, unpacking(raw, path.suffix) as text:
             head = text.read(_HEAD)
             n_bytes = packed * len(head) // max(1, raw.tell())
         return n_bytes, n_bytes * head.count(b"\n") // max(1, len(head))
@@ -58,15 +52,3 @@ def require_memory_to_load(folder: Path) -> None:
     """Refuse a folder that memory does not hold; see `require_memory`."""
     fix = "Load it where there is more memory"
     require_memory(memory_to_load(folder), free_bytes(), f"loading {folder}", fix=fix)
-
-
-def _unpacked(raw: IO[bytes], packing: str) -> IO[bytes]:
-    """Read through a compression, with a look at how far the file itself has been read."""
-    match packing:
-        case ".gz":
-            return cast(IO[bytes], gzip.open(raw))
-        case ".bz2":
-            return cast(IO[bytes], bz2.open(raw))
-        case ".xz":
-            return cast(IO[bytes], lzma.open(raw))
-    return raw

@@ -308,5 +308,6 @@ def _measure_epoch(recipe: Recipe, sealed: Split, workshop: Workshop) -> float:
         device=workshop.device,
         k=workshop.k,
         graph_cache=workshop.graph_cache,
+        memory_limit=workshop.memory_limit,
     )
     return run.record.seconds_per_epoch + run.record.seconds_per_evaluation
