@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from triptych.graph.bipartite import bipartite_graph
-from triptych.graph.perturb import degree_weights, drop_entries, sample_edges
+from triptych.graph.perturb import degree_weights, drop_entries, sample_edges, thinned_bipartite
 from triptych.graph.sparse import spmm
 
 
@@ -121,3 +121,35 @@ def test_the_way_back_through_a_thinned_graph_is_its_transpose():
     spmm(thinned, x).backward(g)
     torch.testing.assert_close(x.grad, thinned.to_dense().T @ g)
     torch.testing.assert_close(spmm(thinned, x), thinned.to_dense() @ x)
+
+
+def test_thinned_graphs_keep_their_share_and_are_normalised_by_what_is_left():
+    user, item = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 0, 1, 3])
+    whole = bipartite_graph(user, item, 3, 4, "sym").to_dense()
+    for by_degree in (False, True):
+        torch.manual_seed(3)
+        thinned = thinned_bipartite(user, item, 3, 4, 0.5, by_degree=by_degree).to_dense()
+        edges = (thinned > 0).float()
+        assert edges.sum() == 2 * 3  # three of six pairs, in both directions
+        assert ((whole > 0) | (thinned == 0)).all()
+        degree = edges.sum(dim=1).clamp(min=1)
+        torch.testing.assert_close(thinned, edges / (degree[:, None] * degree[None, :]).sqrt())
+
+
+def test_degree_makes_thinning_spare_the_edges_of_rare_nodes():
+    user, item = torch.tensor([0, 0, 0, 0, 1]), torch.tensor([0, 1, 2, 3, 4])
+    kept = {
+        by_degree: sum(
+            float(thinned_bipartite(user, item, 2, 5, 0.8, by_degree=by_degree).to_dense()[1, 6] > 0)
+            for _ in range(400)
+        )
+        for by_degree in (False, True)
+    }
+    # one edge of five is kept: a fifth of all times, and a third with weights 1/2, 1/2, 1/2, 1/2 and 1
+    assert abs(kept[False] / 400 - 1 / 5) < 0.08
+    assert abs(kept[True] / 400 - 1 / 3) < 0.08
+
+
+def test_thinning_leaves_one_edge_at_least():
+    graph = thinned_bipartite(torch.tensor([0, 1]), torch.tensor([0, 1]), 2, 2, 0.99, by_degree=True)
+    assert (graph.to_dense() > 0).sum() == 2

@@ -5,7 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from triptych.graph.bipartite import bipartite_graph
 from triptych.graph.sparse import SparseGraph
+
+
+def thinned_bipartite(
+    user: Tensor, item: Tensor, n_users: int, n_items: int, dropout: float, *, by_degree: bool
+) -> SparseGraph:
+    """Draw a user–item graph that lacks some edges, normalised symmetrically by the degrees that are left.
+
+    Args:
+        user: (E,) int64.
+        item: (E,) int64.
+        n_users: U.
+        n_items: I.
+        dropout: the share of edges left out, in [0, 1); at least one edge stays.
+        by_degree: keep an edge the less likely, the higher the degrees of its ends (`degree_weights`);
+            otherwise all are alike.
+
+    Returns: (U + I, U + I).
+    """
+    weight = (
+        degree_weights(user, item, n_users, n_items)
+        if by_degree
+        else torch.ones(len(user), device=user.device)
+    )
+    kept = sample_edges(weight, max(1, int((1 - dropout) * len(user))))
+    return bipartite_graph(user[kept], item[kept], n_users, n_items, "sym")
 
 
 def sample_edges(weight: Tensor, n_keep: int) -> Tensor:

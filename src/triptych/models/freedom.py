@@ -20,8 +20,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from triptych.errors import ConfigError
-from triptych.graph.bipartite import bipartite_graph
-from triptych.graph.perturb import degree_weights, sample_edges
+from triptych.graph.perturb import thinned_bipartite
 from triptych.graph.sparse import SparseGraph, propagate
 from triptych.losses import bpr_loss
 from triptych.models.base import (
@@ -99,9 +98,9 @@ class FREEDOM(Recommender):
 
     def epoch_steps(self, epoch: int) -> Iterable[Step]:
         user, item = self.get_buffer("user"), self.get_buffer("item")
-        n_keep = max(1, int((1 - self.config.edge_dropout) * len(user)))
-        kept = sample_edges(degree_weights(user, item, self.n_users, self.n_items), n_keep)
-        self.train_adj = bipartite_graph(user[kept], item[kept], self.n_users, self.n_items, "sym")
+        self.train_adj = thinned_bipartite(
+            user, item, self.n_users, self.n_items, self.config.edge_dropout, by_degree=True
+        )
         return ()
 
     def optimizer_groups(self) -> dict[str, Group]:

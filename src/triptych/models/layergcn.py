@@ -22,8 +22,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from triptych.graph.bipartite import bipartite_graph
-from triptych.graph.perturb import degree_weights, sample_edges
+from triptych.graph.perturb import thinned_bipartite
 from triptych.graph.sparse import SparseGraph, spmm
 from triptych.losses import bpr_loss, half_squared
 from triptych.models.base import (
@@ -75,9 +74,10 @@ class LayerGCN(Recommender):
 
     def epoch_steps(self, epoch: int) -> Iterable[Step]:
         user, item = self.get_buffer("user"), self.get_buffer("item")
-        n_keep = max(1, int((1 - self.config.edge_dropout) * len(user)))
-        kept = sample_edges(self._edge_weights(epoch), n_keep)
-        self.train_adj = bipartite_graph(user[kept], item[kept], self.n_users, self.n_items, "sym")
+        by_degree = self.config.pruning == "degree" or (self.config.pruning == "mixed" and epoch % 2 == 1)
+        self.train_adj = thinned_bipartite(
+            user, item, self.n_users, self.n_items, self.config.edge_dropout, by_degree=by_degree
+        )
         return ()
 
     def embeddings(self) -> Embeddings:
@@ -100,14 +100,6 @@ class LayerGCN(Recommender):
 
     def loss_scale(self, batch: Triplets) -> float:
         return float(len(batch.user))  # its loss is a sum over the batch
-
-    def _edge_weights(self, epoch: int) -> Tensor:
-        """Weigh the training pairs by how likely this epoch keeps them: (E,)."""
-        user, item = self.get_buffer("user"), self.get_buffer("item")
-        by_degree = self.config.pruning == "degree" or (self.config.pruning == "mixed" and epoch % 2 == 1)
-        if by_degree:
-            return degree_weights(user, item, self.n_users, self.n_items)
-        return torch.ones(len(user), device=user.device)
 
 
 def refine(nodes: Tensor, unit: Tensor) -> Tensor:
