@@ -137,7 +137,8 @@ def test_the_first_batch_of_an_epoch_learns_the_graph_and_later_ones_take_it_as_
     names, parameters = zip(*model.named_parameters(), strict=True)
 
     def gradients() -> dict[str, torch.Tensor]:
-        total = torch.stack(list(model.loss(BATCH).values())).sum()
+        (step,) = model.batch_steps(BATCH)
+        total = torch.stack(list(step.losses.values())).sum()
         return dict(zip(names, torch.autograd.grad(total, parameters, allow_unused=True), strict=True))
 
     first = model.loss(BATCH)["bpr"].item()
@@ -154,19 +155,24 @@ def test_the_first_batch_of_an_epoch_learns_the_graph_and_later_ones_take_it_as_
         assert model.loss(BATCH)["bpr"].item() == pytest.approx(
             dense_losses(model, split, before)["bpr"].item()
         )
+        learned_then = dense_embeddings(model, split, before)
+        assert torch.allclose(nodes(model), learned_then, atol=1e-6)  # what the loss ranks by
+        now = dense_embeddings(model, split, dense_item_graph(model, split))
+        assert np.allclose(np.concatenate(list(model.scorer().arrays().values())), now.detach(), atol=1e-6)
     list(model.epoch_steps(3))
     assert model.loss(BATCH)["bpr"].item() != first
-    now = dense_embeddings(model, split, dense_item_graph(model, split))
-    assert torch.allclose(nodes(model), now, atol=1e-6)  # always of the parameters as they are
 
 
-def test_embeddings_leave_the_graph_of_the_epoch_alone(split: Split):
+def test_ranking_and_looking_leave_the_graph_of_the_epoch_alone(split: Split):
     model = build(split)
-    model.loss(BATCH)
-    kept = model._item_graphs
-    model.scorer()
-    assert model._item_graphs is kept
-    assert not any(graph.values.requires_grad for graph in kept)
+    with torch.no_grad():
+        model.embeddings()  # without a gradient it is not the epoch's
+    list(model.batch_steps(BATCH))
+    expected = nodes(model).detach()
+    with torch.no_grad():
+        model.content.project.maps["of_image"].weight.add_(1.0)
+    assert not torch.allclose(torch.cat(list(model.eval().embeddings())), expected, atol=1e-3)
+    assert torch.equal(nodes(model.train()), expected)
 
 
 def test_state_holds_all_that_embeddings_need(split: Split):
@@ -175,9 +181,9 @@ def test_state_holds_all_that_embeddings_need(split: Split):
         for parameter in first.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     second = build(split)
-    assert not torch.equal(nodes(first), nodes(second))
+    assert not torch.equal(nodes(first.eval()), nodes(second.eval()))
     second.load_state_dict(first.state_dict())
-    assert torch.equal(nodes(first), nodes(second))
+    assert torch.equal(nodes(first.eval()), nodes(second.eval()))
 
 
 def test_features_learn_if_asked_to(split: Split):
@@ -254,13 +260,13 @@ def test_every_setting_changes_the_loss(split: Split, change: dict):
 
 def test_items_that_lack_modalities(split: Split):
     model, text = build(split), build(split, modalities=("text",))
-    graphs = [graph.detach() for graph in model._learn()]
+    graphs = [graph.detach() for graph in model.item_graph()]
     dense = sum(
         SparseGraph.from_edges(*graph.pattern.edges()[:2], graph.values, 10, 10).to_dense()
         for graph in graphs
     )
     assert dense[2].abs().max() == dense[:, 2].abs().max() == 0  # lacks both
-    fixed, alone = graphs[3], text._learn()[1]
+    fixed, alone = graphs[3], text.item_graph()[1]
     row = fixed.pattern.edges()[0] == 0
     assert row.sum() == K
     assert torch.allclose(fixed.values[row], alone.values[row])  # has a text only, which has the whole share

@@ -51,7 +51,7 @@ def test_an_item_that_lacks_a_modality_or_has_zeros_there_is_no_part_of_its_grap
 
 
 def test_shares_of_one_modality_alone_give_its_own_graph():
-    content = build(fixed_share=0.4)
+    content = build(fixed_share=0.4).eval()
     apart = content.apart()
     for place, known in enumerate(content.known):
         shares = torch.zeros(2, N_ITEMS)
@@ -68,3 +68,28 @@ def test_fixed_graphs_are_state_and_what_learns_is_maps_and_features_if_asked(tr
     sum(dense(graphs)[0].square().sum() for graphs in content.apart()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in content.parameters())
     assert content.project.maps["of_image"].weight.grad.abs().max() > 0
+
+
+def test_in_training_graphs_are_learned_once_an_epoch():
+    content = build(fixed_share=0.4)
+    shares = content.known.float() / content.known.sum(dim=0).clamp(min=1)
+    with torch.no_grad():
+        content.apart()  # only looked at, without a gradient
+    first = content.apart()
+    assert first[0][0].values.requires_grad
+    assert content.apart() is first
+    assert len(content.mixed(shares)) != len(first)  # the one is not taken for the other
+    expected = dense(first[0]).detach()
+    content.hold()
+    with torch.no_grad():
+        for parameter in content.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    kept = dense(content.apart()[0])
+    assert torch.equal(kept, expected)
+    assert not kept.requires_grad
+    assert not torch.allclose(dense(content.eval().apart()[0]), expected)
+    assert torch.equal(dense(content.train().apart()[0]), expected)
+    content.relearn()
+    relearned = dense(content.apart()[0])
+    assert relearned.requires_grad
+    assert not torch.allclose(relearned, expected)

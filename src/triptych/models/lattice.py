@@ -29,7 +29,7 @@ are rescaled to sum to 1; where its features are all zero, it lacks the modality
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -84,19 +84,22 @@ class LATTICE(Recommender):
         self.content = ContentGraphs(inputs.features, inputs.graphs, modalities, dim, config)
         self.modality_logits = nn.Parameter(torch.zeros(len(modalities)))  # a
         self.register_graph("adj", inputs.graphs.bipartite(config.normalisation))
-        self._item_graphs: list[LearnedGraph] = []  # of this epoch, once its first batch has learned them
 
     def epoch_steps(self, epoch: int) -> Iterable[Step]:
-        self._item_graphs = []
+        self.content.relearn()
         return ()
 
+    def batch_steps(self, batch: Triplets) -> Iterator[Step]:
+        yield Step(self.loss(batch))
+        self.content.hold()
+
     def embeddings(self) -> Embeddings:
-        return self._embed(self._learn())
+        users, items = self.nodes.split(propagate(self.adj, self.nodes.weight, self.config.n_layers))
+        alike = propagate_sum(self.item_graph(), self.nodes.ego.items, self.config.n_item_layers)
+        return Embeddings(users, items + F.normalize(alike))
 
     def loss(self, batch: Triplets) -> Losses:
-        graphs = self._item_graphs or self._learn()
-        self._item_graphs = [graph.detach() for graph in graphs]
-        rows = batch_rows(self._embed(graphs), batch)
+        rows = batch_rows(self.embeddings(), batch)
         return {
             "bpr": bpr_loss(*pair_scores(*rows)),
             "reg": self.config.reg_weight * half_squared(*rows) / len(batch.user),
@@ -105,11 +108,7 @@ class LATTICE(Recommender):
     def modality_embeddings(self) -> dict[str, Tensor]:
         return self.content.by_modality()
 
-    def _learn(self) -> list[LearnedGraph]:
-        """Find alike items by what the parameters say now: graphs whose sum is A."""
-        return self.content.mixed(masked_softmax(self.modality_logits[:, None], self.content.known))
-
-    def _embed(self, graphs: list[LearnedGraph]) -> Embeddings:
-        users, items = self.nodes.split(propagate(self.adj, self.nodes.weight, self.config.n_layers))
-        alike = propagate_sum(graphs, self.nodes.ego.items, self.config.n_item_layers)
-        return Embeddings(users, items + F.normalize(alike))
+    def item_graph(self) -> list[LearnedGraph]:
+        """Give graphs whose sum is A."""
+        shares = masked_softmax(self.modality_logits[:, None], self.content.known)
+        return self.content.mixed(shares)

@@ -27,7 +27,7 @@ neighbours in it, gives it no share in the fusion, and takes no part in its cont
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -35,7 +35,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from triptych.graph.learned import LearnedGraph, propagate_sum
+from triptych.graph.learned import propagate_sum
 from triptych.graph.sparse import SparseGraph, propagate
 from triptych.losses import bpr_loss, half_squared, info_nce
 from triptych.models.base import (
@@ -86,19 +86,20 @@ class MICRO(Recommender):
         self.content = ContentGraphs(inputs.features, inputs.graphs, modalities, dim, config)
         self.attention = QueryAttention(dim)
         self.register_graph("adj", inputs.graphs.bipartite(config.normalisation))
-        self._item_graphs: list[list[LearnedGraph]] = []  # of this epoch, once its first batch has them
 
     def epoch_steps(self, epoch: int) -> Iterable[Step]:
-        self._item_graphs = []
+        self.content.relearn()
         return ()
 
+    def batch_steps(self, batch: Triplets) -> Iterator[Step]:
+        yield Step(self.loss(batch))
+        self.content.hold()
+
     def embeddings(self) -> Embeddings:
-        return self._embed(self._fuse(self._by_modality(self.content.apart())))
+        return self._embed(self._fuse(self._by_modality()))
 
     def loss(self, batch: Triplets) -> Losses:
-        graphs = self._item_graphs or self.content.apart()
-        self._item_graphs = [[part.detach() for part in parts] for parts in graphs]
-        by_modality = self._by_modality(graphs)
+        by_modality = self._by_modality()
         fused = self._fuse(by_modality)
         rows = batch_rows(self._embed(fused), batch)
         losses = {
@@ -113,13 +114,12 @@ class MICRO(Recommender):
         return losses
 
     def modality_embeddings(self) -> dict[str, Tensor]:
-        by_modality = self._by_modality(self.content.apart())
-        return dict(zip(self.content.features.dims, by_modality, strict=True))
+        return dict(zip(self.content.features.dims, self._by_modality(), strict=True))
 
-    def _by_modality(self, graphs: list[list[LearnedGraph]]) -> list[Tensor]:
+    def _by_modality(self) -> list[Tensor]:
         """Give h_m, (I, D) each."""
         items = self.nodes.ego.items
-        return [propagate_sum(parts, items, self.config.n_item_layers) for parts in graphs]
+        return [propagate_sum(parts, items, self.config.n_item_layers) for parts in self.content.apart()]
 
     def _fuse(self, by_modality: list[Tensor]) -> Tensor:
         """Give h, (I, D)."""

@@ -5,7 +5,7 @@ Letters: I items, M modalities, F and D widths, K neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, cast
 
 import torch
@@ -40,6 +40,10 @@ class ContentGraphs(nn.Module):
     S_m = K(W_m F_m + c_m). An item has neighbours in the modalities it has; where its features are all
     zero, it lacks the modality.
 
+    In eval mode graphs are learned from the parameters as they are. In training the first call learns those
+    of an epoch, with a gradient; the model says when the step was taken, after which they are constants
+    (`hold`), and when the next epoch begins (`relearn`).
+
     Source: LATTICE (arXiv:2104.09036), section on modality-aware graphs; MICRO (arXiv:2111.00678).
 
     Args:
@@ -71,6 +75,16 @@ class ContentGraphs(nn.Module):
         self.register_buffer("known", torch.stack(known), persistent=False)
         fixed = [graphs.items(modality, settings.n_neighbors, "cosine") for modality in modalities]
         self.fixed = nn.ModuleList(graph.share(persistent=True) for graph in fixed)
+        self._of_epoch: dict[str, list[list[LearnedGraph]]] = {}
+
+    def relearn(self) -> None:
+        """Forget the epoch's graphs."""
+        self._of_epoch = {}
+
+    def hold(self) -> None:
+        """Make constants of the epoch's graphs."""
+        for kind, graphs in self._of_epoch.items():
+            self._of_epoch[kind] = [[part.detach() for part in parts] for parts in graphs]
 
     def by_modality(self) -> dict[str, Tensor]:
         """Give W_m F_m + c_m by modality, (I, D) each; zero where an item lacks it."""
@@ -87,18 +101,34 @@ class ContentGraphs(nn.Module):
 
         Returns: graphs whose sum is (1 - fixed_share) N(sum_m b_m S_m) + fixed_share sum_m b_m O_m.
         """
-        return mix_learned(self._learned(), self._fixed(), shares, self.fixed_share)
+        return self._once_an_epoch(
+            "mixed", lambda: [mix_learned(self._learned(), self._fixed(), shares, self.fixed_share)]
+        )[0]
 
     def apart(self) -> list[list[LearnedGraph]]:
         """Learn one graph for each modality.
 
         Returns: M lists of graphs, whose sums are (1 - fixed_share) N(S_m) + fixed_share O_m.
         """
-        parts = zip(self._learned(), self._fixed(), self.known[:, None], strict=True)
-        return [
-            mix_learned([learned], [fixed], known.to(learned.values.dtype), self.fixed_share)
-            for learned, fixed, known in parts
-        ]
+        return self._once_an_epoch(
+            "apart",
+            lambda: [
+                mix_learned([learned], [fixed], known.to(learned.values.dtype), self.fixed_share)
+                for learned, fixed, known in zip(
+                    self._learned(), self._fixed(), self.known[:, None], strict=True
+                )
+            ],
+        )
+
+    def _once_an_epoch(
+        self, kind: str, learn: Callable[[], list[list[LearnedGraph]]]
+    ) -> list[list[LearnedGraph]]:
+        graphs = self._of_epoch.get(kind) if self.training else None
+        if graphs is None:
+            graphs = learn()
+            if self.training and torch.is_grad_enabled():  # else they would never have had a gradient
+                self._of_epoch[kind] = graphs
+        return graphs
 
     def _learned(self) -> list[LearnedGraph]:
         return [
