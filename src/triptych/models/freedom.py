@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
@@ -36,7 +37,7 @@ from triptych.models.base import (
 )
 from triptych.models.registry import register
 from triptych.nn.content import FeatureBank, Projector
-from triptych.nn.embedding import NodeEmbedding
+from triptych.nn.embedding import NodeEmbedding, take_rows
 from triptych.nn.item_mixture import mixture_weights
 from triptych.scorer import Embeddings
 
@@ -134,7 +135,7 @@ class FREEDOM(Recommender):
         both = features.present(modality, batch.pos) & features.present(modality, batch.neg)
         if not both.any():
             return users.sum() * 0.0  # nothing to compare in this batch
-        pos, neg = (
-            self.project(modality, features.rows(modality, items[both])) for items in (batch.pos, batch.neg)
-        )
+        items, place = torch.cat([batch.pos[both], batch.neg[both]]).unique(return_inverse=True)
+        projected = self.project(modality, features.rows(modality, items))  # each distinct item once
+        pos, neg = take_rows(projected, place).chunk(2)
         return bpr_loss(*pair_scores(users[both], pos, neg))
