@@ -283,14 +283,16 @@ def test_without_both_modules_it_is_bm3(split: Split, n_layers: int, modalities)
 
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_scores_are_products_of_predictions_by_ids_or_by_a_modality(split: Split, n_layers: int):
-    for wanted in (None, "image", "text"):
+    for wanted in ("ids", "image", "text", "all"):
         model = build(split, n_layers=n_layers, score_with=wanted, z_flow="sample").eval()
         plain = Plain(model, split)
         users, items = plain.nodes()
         vectors = {m: plain.on_graph(place, plain.code(place)[0]) for place, m in enumerate(BOTH)}
         found = model.embeddings()
         assert torch.allclose(found.users.double(), plain.q(users), atol=1e-5)
-        assert torch.allclose(found.items.double(), plain.q(vectors.get(wanted, items)), atol=1e-5)
+        ranked = {"ids": items, **vectors}
+        expected = sum(map(plain.q, ranked.values())) if wanted == "all" else plain.q(ranked[wanted])
+        assert torch.allclose(found.items.double(), expected, atol=1e-5)
         for modality, mine in model.modality_embeddings().items():
             assert torch.allclose(mine.double(), vectors[modality], atol=1e-5)
     with pytest.raises(ConfigError, match="score_with is 'audio'"):

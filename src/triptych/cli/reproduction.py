@@ -33,7 +33,7 @@ def reproduce(
     figure: Annotated[
         str | None,
         typer.Option(
-            help="A figure instead of a table, by its number: curves, whose points no paper prints."
+            help="A figure instead of a table, by its number: curves or bars, whose points no paper prints."
         ),
     ] = None,
     data: Annotated[
@@ -90,8 +90,8 @@ def reproduce(
     what = f"table {table}" if table is not None else f"figure {figure}"
     for name, systems, bench in asked:
         if dry_run:
-            for sweep, of in systems.items():
-                title = f"{plan.paper}, {what} on {name}" + (f": {sweep}" if sweep else "")
+            for shown, of in systems.items():
+                title = f"{plan.paper}, {what} on {name}" + (f": {shown}" if shown else "")
                 estimates.append(_estimate(bench, of, numbers, title))
         elif table is not None:
             tables.append(_reproduce_table(bench, plan, table, name, numbers, rows, len(systems[""])))
@@ -109,7 +109,7 @@ def reproduce(
         _print_table(one)
     for panel in panels:
         out.print(
-            f"\n{panel.paper}, figure {panel.figure}, {panel.title}: {panel.sweep}",
+            f"\n{panel.paper}, figure {panel.figure}, {panel.title}: {panel.panel}",
             style="bold",
             highlight=False,
             markup=False,
@@ -124,7 +124,7 @@ def _list(plan: PaperPlan, as_json: bool) -> None:
         for found in plan.tables.values()
     ]
     figures = [
-        {"figure": found.number, "title": found.title, "datasets": found.datasets, "sweeps": found.sweeps}
+        {"figure": found.number, "title": found.title, "datasets": found.datasets, "panels": found.panels}
         for found in plan.figures.values()
     ]
     if as_json:
@@ -139,10 +139,10 @@ def _list(plan: PaperPlan, as_json: bool) -> None:
     )  # fmt: skip
     if figures:
         print_table(
-            "\nFigures: curves that can be drawn again",
+            "\nFigures: curves and bars that can be drawn again",
             ["figure", "title", "varied", "on"],
             [
-                (found.number, found.title, ", ".join(found.sweeps), ", ".join(found.datasets))
+                (found.number, found.title, ", ".join(found.panels), ", ".join(found.datasets))
                 for found in plan.figures.values()
             ],
         )
@@ -196,7 +196,7 @@ def _reproduce_figure(
             on_outcome=progress.on_outcome,
         )
     for panel in panels:
-        name = _file_name(plan.paper, "figure", figure, data, panel.sweep)
+        name = _file_name(plan.paper, "figure", figure, data, panel.panel)
         write_comparison(panel.comparison, bench.workshop.folder / f"{name}.json", panel)
     return panels
 

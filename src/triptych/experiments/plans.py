@@ -1,4 +1,4 @@
-"""Plans that come with Triptych: the variants of a model, and the tables and curves of the papers."""
+"""Plans that come with Triptych: the variants of a model, and the tables and figures of the papers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from typing import Any
 from triptych.errors import ConfigError, nearest
 from triptych.models.registry import model_entry
 from triptych.training.recipe import Recipe, find_recipe
+
+VARIANTS = "variants"
+"""Name of the panel of a figure that draws variants."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """A figure that draws what became of other values of some settings.
+    """A figure that draws what became of other values of some settings, or of other variants of a model.
 
     Args:
         number: as printed.
@@ -138,6 +141,7 @@ class PaperFigure:
         datasets: on which.
         row: what is varied.
         sweeps: by name in the model's `Ablation`, each a panel.
+        variants: by name in the same, which together with the model itself are one more panel.
     """
 
     number: str
@@ -145,16 +149,27 @@ class PaperFigure:
     datasets: list[str]
     row: PaperRow
     sweeps: list[str]
+    variants: list[str]
+
+    @property
+    def panels(self) -> list[str]:
+        """Name the panels: a sweep each, and "variants"."""
+        return [*self.sweeps, *([VARIANTS] if self.variants else [])]
 
     def systems(self, data: str) -> dict[str, dict[str, Recipe]]:
-        """Give the systems of each panel on a data set: sweep -> name -> what to train."""
+        """Give the systems of each panel on a data set: panel -> name -> what to train."""
         base = self.row.on(data)
-        return {sweep: shipped_ablation(base.model).sweep(sweep, base) for sweep in self.sweeps}
+        ablation = shipped_ablation(base.model)
+        panels = {sweep: ablation.sweep(sweep, base) for sweep in self.sweeps}
+        if self.variants:
+            varied = {name: base.with_settings(ablation.variants[name]) for name in self.variants}
+            panels[VARIANTS] = {base.name: base, **varied}
+        return panels
 
 
 @dataclass(frozen=True)
 class PaperPlan:
-    """A paper's tables and curves, as far as Triptych has what stands in them.
+    """A paper's tables and figures, as far as Triptych has what stands in them.
 
     Args:
         paper: name in the published figures.
@@ -218,7 +233,12 @@ def shipped_paper(name: str) -> PaperPlan:
     }
     figures = {
         number: PaperFigure(
-            number, figure["title"], figure["datasets"], _read_row(figure["title"], figure), figure["sweeps"]
+            number,
+            figure["title"],
+            figure["datasets"],
+            _read_row(figure["title"], figure),
+            figure.get("sweeps", []),
+            figure.get("variants", []),
         )
         for number, figure in content.get("figures", {}).items()
     }

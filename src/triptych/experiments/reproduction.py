@@ -1,4 +1,4 @@
-"""The tables and curves of the papers again, on one's own data: our figures beside the printed ones.
+"""The tables and figures of the papers again, on one's own data: our figures beside the printed ones.
 
 A printed figure is one number, of unknown luck, often chosen by the test part itself. Ours are means over
 seeds with epochs chosen on validation, and settings that the papers print, or a recipe that says where they
@@ -140,8 +140,8 @@ class ReproducedPanel(BaseModel):
     data: str
     """The data set's name in the published figures."""
     differs: str
-    sweep: str
-    """What is varied: a setting, or two."""
+    panel: str
+    """What is varied: a setting, or two, or "variants"."""
     comparison: ComparisonResult
 
 
@@ -156,7 +156,7 @@ def reproduce_figure(
     observe: Callable[[Job], Observer] | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> list[ReproducedPanel]:
-    """Train what is missing for the curves of a paper's figure on a data set; each panel is a comparison.
+    """Train what is missing for a paper's figure on a data set; each panel is a comparison.
 
     Args:
         plan: of the paper.
@@ -179,23 +179,23 @@ def reproduce_figure(
             source=plan.source,
             data=data,
             differs=plan.differs,
-            sweep=sweep,
+            panel=panel,
             comparison=compare(
                 systems, split, seeds, workshop, k=workshop.k, observe=observe, on_outcome=on_outcome
             ),
         )
-        for sweep, systems in figure_systems(plan, figure, data).items()
+        for panel, systems in figure_systems(plan, figure, data).items()
     ]
 
 
 def figure_systems(plan: PaperPlan, figure: str, data: str) -> dict[str, dict[str, Recipe]]:
-    """Give the systems of a figure's panels on a data set: sweep -> point -> what to train.
+    """Give the systems of a figure's panels on a data set: panel -> point -> what to train.
 
     Raises:
         ConfigError: the paper has no such figure, or not on this data set.
     """
     if figure not in plan.figures:
-        raise _unknown(plan, "figure of curves", figure, plan.figures)
+        raise _unknown(plan, "figure to draw", figure, plan.figures)
     known = plan.figures[figure].datasets
     if data not in known:
         raise _unknown(plan, f"figure {figure} on the data set", data, dict.fromkeys(known))

@@ -213,6 +213,13 @@ def propagate_layers(graph: SparseGraph, x: Tensor, n_layers: int) -> list[Tenso
     return layers
 
 
+def combine_layers(layers: Tensor, how: Combine) -> Tensor:
+    """Make one vector of several layers, as `propagate` does: (N, L + 1, D) -> (N, D)."""
+    if how == "last":
+        return layers[:, -1]
+    return layers.mean(dim=1) if how == "mean" else layers.sum(dim=1)
+
+
 class _Spmm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, graph: SparseGraph) -> Tensor:

@@ -7,7 +7,7 @@ customs fill its gaps. Letters: P, Q learned vectors of users and items, f_m raw
 - Purifier (eq. 1–6): g_m = (Q + U) * sigmoid(W2_m (W1_m f_m + b1_m) + b2_m), U the mean of an item's users.
 - Ids (7–9): H is the mean of [P ; Q] and L layers of graph attention over neighbours, without self-loops.
 - Item view (10–14): T_m of items is D^-1 S g_m, S the K largest cosines of raw features, the item's own
-  among them, D its row sums; T_m of users is the mean of their items'.
+  among them, D its row sums; T_m of users is the mean of their items', those that lack m being zero.
 - Fusion (15–26): text asks, images answer. `CrossAttention` gives what is common and what is distinct;
   M = (common * sigmoid(W_c H + b_c) + distinct * sigmoid(W_d H + b_d)) / 2; final vectors are H + M (27).
 - Loss (29–31): BPR, plus a contrast of M with H within the batch, users and chosen items each by
@@ -21,7 +21,9 @@ What is printed leaves open, and what is done here; a setting where it may matte
   length of the axis summed over: by the root of D alone, channels would start with one-hot attention
   (`attention_scale`).
 - eq. 30 has only the pairs' own products in its denominator, so that equal products of any size are
-  its least; as in MGCN, the mean over InfoNCE of cosines with the others' H (`contrast`).
+  its least; as in MGCN, each M is to find its own H among the batch's, by InfoNCE of cosines (`contrast`).
+- Not printed are the heads of eq. 7 and 8 (one), their slope (0.2), whether layers share weights (they do
+  not), and how wide the MLPs of eq. 20 are (D).
 - "the temperature alpha2 = 0.2" is tau, as alpha2 weighs the squares; it, the layers, the rate are MGCN's.
   The rest follows the text: "all parameters" in the squares are the batch's rows; features stay frozen.
 Of its figures, Recall@20 and NDCG@20 on Baby can hardly both be right.

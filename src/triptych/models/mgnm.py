@@ -16,14 +16,14 @@ R (U, I) choices, A = D^-1/2 [0 R; R^T 0] D^-1/2, f_m raw features.
   sum_l mu_l p(layer l), p the norm of all correlations of two columns, mu_l ~ 1 / p (20-25).
 
 No code of the authors is known. Where the print is silent or cannot be meant, this follows LGMRec
-(arXiv:2312.16400), on which the paper builds. T_m has D columns, not F, as it multiplies filtered vectors,
-and b1_m 4 D entries. Eq. 10 multiplies ids of users too. Eq. 12, A T_m^T, has no items in it. Eq. 13 drops
-entries of the I x I matrix H H^T, here those of H; it names neither noise nor the first Y_m. Eq. 16 has one
-term above and below: below, the second vector runs over all nodes. Eq. 17 adds one term once for each
-modality, which is `global_weight` times their number. Eq. 19 is a sum, and does not say what it regularises.
-AFDGCF (arXiv:2403.17416), where the decorrelation is from, takes mu_l as constants, as this does, but leaves
-out layer 0. Not printed are alpha (`global_weight`), omega (`contrast_weight`), lambda (`reg_weight`), n
-and the dropout: they are LGMRec's for Amazon Baby.
+(arXiv:2312.16400), on which the paper builds. Comb of eq. 3 is not defined: the mean, as in LightGCN. T_m
+has D columns, not F, as it multiplies filtered vectors, and b1_m 4 D entries. Eq. 10 multiplies ids of users
+too. Eq. 12, A T_m^T, has no items in it. Eq. 13 drops entries of the I x I matrix H H^T, here those of H; it
+names neither noise nor the first Y_m. Eq. 16 has one term above and below: below, the second vector runs
+over all nodes. Eq. 17 adds one term once for each modality, which is `global_weight` times their number.
+Eq. 19 is a sum, and does not say what it regularises. AFDGCF (arXiv:2403.17416), where the decorrelation is
+from, takes mu_l as constants, as this does, but leaves out layer 0. Not printed are alpha (`global_weight`),
+omega (`contrast_weight`), lambda (`reg_weight`), n and the dropout: they are LGMRec's for Amazon Baby.
 
 Beyond the paper: any modalities by name, with the mean over all pairs in the contrast, and none for a single
 one. An item that lacks a modality is zero in X_m and G_m, counts in no user's mean, belongs to no hyperedge
@@ -39,7 +39,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from triptych.graph.sparse import Combine, SparseGraph, propagate_layers
+from triptych.graph.sparse import Combine, SparseGraph, combine_layers, propagate_layers
 from triptych.losses import bpr_loss, embedding_norm, half_squared
 from triptych.models.base import (
     ContentConfig,
@@ -174,7 +174,7 @@ class MGNM(Recommender):
         contents, seen = self.content(first)  # (I, M, D), (I, M, D or 4 D or A)
         ids = self._spread(self.nodes.weight[:, None], config.n_layers)
         spread = self._spread(self.chosen(contents, mean=True), config.n_modality_layers)
-        smooth = combine(torch.cat(ids, dim=1), config.combine)  # C (N, D)
+        smooth = combine_layers(torch.cat(ids, dim=1), config.combine)  # C (N, D)
         local = unit_sum(spread[-1], 1, each=config.local_norm == "each")
         local = local + (F.normalize(smooth) if config.local_norm == "with_ids" else smooth)
         if not config.use_global:
@@ -209,10 +209,3 @@ class MGNM(Recommender):
             counted = None if has is None else has[side].T
             terms.append(decorrelation_loss(parts, counted, detach_weights=self.config.detach_shares))
         return torch.stack(terms).sum()
-
-
-def combine(layers: Tensor, how: Combine) -> Tensor:
-    """Make one vector of several layers: (N, L + 1, D) -> (N, D)."""
-    if how == "last":
-        return layers[:, -1]
-    return layers.mean(dim=1) if how == "mean" else layers.sum(dim=1)

@@ -25,6 +25,8 @@ Where the paper is open or contradicts itself:
   lambda_1; beta is 2 over their sum. (16) has no self-loops, as (15) has, and its exponent lacks a sign.
 - (17) adds the residual to the mean, as BM3's code does; of three graphs' users the ids' are kept. (18) p is
   what is dropped. (21) z^l is z^i; like (22) it is summed over m. c is 1 as printed, 2 in BM3's code.
+- Nothing is said of raw features; they learn, as in BM3's code, here those that a step reads
+  (`feature_training`).
 - (23) whose norms? Whole tables', over I, as in BM3's code (`reg_norm`), and no Z_m's without its graph.
 
 Cost: a modality's graph differs from the ids' by d = e_m - Q alone, so by linearity Z_m = Z_I + d + the
@@ -95,10 +97,12 @@ class MSIConfig(ContentConfig):
     reg_norm: Literal["table", "row"] = "table"
     """"table": norms of whole tables over I, which is next to nothing; "row": mean norms of a batch's
     vectors, which is (23) for each sample, as algorithm 1 has it, and pulls far harder."""
-    score_with: str | None = None
-    """A modality whose Z_m is ranked by, instead of Z_I, as in the paper's table 1 and figure 3."""
+    score_with: str = "ids"
+    """What ranks items, as in the paper's table 1 and figure 3: Z_I of the "ids", Z_m of a modality, or
+    "all", the sum of these scores."""
     feature_training: FeatureTraining = "rows"
-    """Which raw features learn: "rows" those of a batch's items, "all" as in BM3's code, "frozen" none."""
+    """Which raw features learn: "rows" those that a step reads, which with one layer are a batch's items' and
+    with more layers all; "all" as in BM3's code, with untouched rows moved by momentum; "frozen" none."""
 
 
 @register("msi", MSIConfig, paper="Superfluous Semantics Discarding: MSI (ICMR 2024)", year=2024)
@@ -114,10 +118,10 @@ class MSI(Recommender):
     def __init__(self, config: MSIConfig, inputs: ModelInputs) -> None:
         super().__init__(config, inputs)
         modalities, dim = inputs.choose_modalities(config.modalities), config.embedding_dim
-        if config.score_with not in (None, *modalities):
+        if config.score_with not in ("ids", "all", *modalities):
             raise ConfigError(
                 f"score_with is '{config.score_with}'",
-                wanted="one of the modalities in use: " + ", ".join(modalities),
+                wanted="ids, all, or one of the modalities in use: " + ", ".join(modalities),
                 fix="Leave it out to rank by the ids' vectors",
             )
         self.features = FeatureBank(inputs.features, modalities, training=config.feature_training)
@@ -134,9 +138,17 @@ class MSI(Recommender):
 
     def embeddings(self) -> Embeddings:
         users, items = self._nodes()
-        if self.config.score_with is not None:
-            items = self.modality_embeddings()[self.config.score_with]
-        return Embeddings(self.predict(users), self.predict(items))
+        if self.config.score_with == "ids":
+            return Embeddings(self.predict(users), self.predict(items))
+        vectors = self.modality_embeddings()
+        ranked = (
+            [items, *vectors.values()]
+            if self.config.score_with == "all"
+            else [vectors[self.config.score_with]]
+        )
+        return Embeddings(
+            self.predict(users), torch.stack([self.predict(rows) for rows in ranked]).sum(dim=0)
+        )
 
     def modality_embeddings(self) -> dict[str, Tensor]:
         vectors = self._preserve([code.mean for code in self.encode(self.features)], self._nodes())

@@ -10,13 +10,16 @@ D^-1/2 R D^-1/2 of the user–item graph; S_m links an item to its K nearest by 
 - Items' E_m have halves g_m and q_m. L_align compares the g_m of two modalities, L_m the g_m with the q_m
   of one. The loss is BPR + alpha L_align + beta sum_m L_m                                     (10)-(17)
 
-L_align is -log softmax_j cos(g_1i, g_2j) / tau at j = i; eq. 10 as printed is "literal" and does not align.
-L_m is CLUB's bound of what q_m tells of g_m (13), or minus their squared distance (14). CLUB's networks have
-an optimiser of their own and `club_inner_steps` before each step of the model, which holds them still.
+L_align is -log softmax_j cos(g_1i, g_2j) / tau at j = i, where eq. 10 prints products, and a softmax of their
+exp over the pairs alone, which does not align ("literal"). L_m is CLUB's bound of what q_m tells of g_m (13),
+or minus the squared distance of both in rows of length 1, without which (14) has no lower bound. BPR is a
+mean, where (16) is a sum. CLUB's networks have an optimiser of their own and `club_inner_steps` before each
+step of the model, which holds them still.
 
-Defaults are the paper's formulas and, where it is silent, the authors' code: weights, temperature, inner
-steps, a table P_m for each modality instead of one, s fixed as in FREEDOM, w near 1/M at first. From the
-code come the published tables. What it does otherwise are settings; sand-official.toml puts them together:
+Other defaults are the paper's formulas and, where it is silent, the authors' code: weights, temperature,
+inner steps, a table P_m for each modality instead of one, s fixed as in FREEDOM, w near 1/M at first. From
+the code come the published tables. What it does otherwise are settings; sand-official.toml puts them
+together:
 
 - Not E_m is halved but T_m = V_m X_m + c_m, as wide as X_m (`split_at` "features"). The losses see linear
   maps of these halves, the alignment through a network with batch norm: so they reach E_m by way of V_m
@@ -25,7 +28,7 @@ code come the published tables. What it does otherwise are settings; sand-offici
 - CLUB has one network for all modalities, which guesses q_m from g_m; random negatives; half the bound, and
   not below 0. The network is fitted to other pairs than it bounds (`club_pairing`).
 
-The order is no setting: in the code CLUB's steps follow the model's, which sees networks one batch old.
+The order is no setting: in the code CLUB's steps follow the model's losses, which see networks one batch old.
 
 Beyond the paper: any modalities by name, aligned two by two; a learned s is a softmax, of two modalities the
 paper's scalar. An item that lacks a modality enters its graph as zeros and takes no part in its losses.

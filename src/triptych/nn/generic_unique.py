@@ -36,10 +36,12 @@ class SeparationSettings(BaseModel):
     """alpha, weight of the alignment, the mean over all pairs of modalities."""
     align: AlignLoss = "solosim"
     """"solosim": -log softmax of cosines over the other modality's items at the item itself; "infonce":
-    the mean of both ways; "positive_only": -cosine / temperature; "literal": eq. 10 as printed, a softmax
-    over items of exp(cosine / temperature), least where all cosines are equal, however small."""
+    the mean of both ways; "positive_only": -cosine / temperature; "literal": eq. 10 as printed, but for
+    cosines in the place of products, whose exp of exp overflows: a softmax over items of
+    exp(cosine / temperature), least where all cosines are equal, however small."""
     align_anchor: Literal["first", "second"] = "first"
-    """Which modality of a pair, in their order, asks in "solosim" for its partner in the other."""
+    """Which modality of a pair, in their order, asks in "solosim" for its partner in the other; and, where
+    `club_pairing` is the code's, which of them the other's half is guessed from."""
     align_pool: Literal["all", "batch"] = "all"
     """Which items are aligned, and told apart: "all", or those chosen in the "batch"."""
     align_head: bool = False

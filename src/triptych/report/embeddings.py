@@ -251,8 +251,13 @@ class _Studio:
     def _halves(self) -> Iterator[EmbeddingMap]:
         """Lay out the generic and the unique halves of a model that has them."""
         has = any(isinstance(part, Separation) for part in self.model.modules())
-        if not has or getattr(self.model.config, "split_at", "gnn") != "gnn":
+        if not has:
             self.missing["generic and unique halves"] = "it does not part its modality vectors, as SAND does"
+            return
+        if getattr(self.model.config, "split_at", "gnn") != "gnn":
+            self.missing["generic and unique halves"] = (
+                "it parts wide maps of features, of which only what its losses see is made"
+            )
             return
         groups = {
             f"{modality} {half}": split_halves(rows)[half]

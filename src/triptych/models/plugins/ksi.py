@@ -20,8 +20,8 @@ SEI is `use_structure`, SSI `use_semantics`, alpha `semantic_weight`, beta `redu
 authors is known. Where the print is silent or cannot be meant, this follows LATTICE (arXiv:2104.09036), on
 which the paper builds. H / max(|H|) in eq. 5 and 17 is read as x / max(|x|, tiny) by rows, as LATTICE fuses.
 Eq. 15 and 19 are sums over all items and all pairs, in which L_q would drown BPR: here both are means over
-the batch. SSI without SEI has neither graph nor RR nor fusion, and L_q sees X_I. The figure's KSI-LightGCN,
--GCN and -GAT are `item_gnn`, with `user_redundancy` or `item_redundancy` off; see `ItemEncoder`.
+the batch. SSI without SEI has neither graph nor RR nor fusion, and L_q sees X_I. In figure 2a L_r^M is read
+as L_U, and KSI-LightGCN, -GCN and -GAT as `item_gnn` without both terms of RR; see `ItemEncoder`.
 
 Beyond the paper: any host with ids of its own, whose term "bpr" gives way to the BPR above, of what its
 `embeddings()` are in training. Where these are wider than its ids, scores are u . i + X_u . h / |h|, the
