@@ -17,7 +17,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise ConfigError(
             f"device '{name}'", wanted="auto, cpu, cuda or cuda:N", fix=nearest(name, ["cpu", "cuda", "auto"])
         )

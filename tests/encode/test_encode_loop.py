@@ -432,3 +432,9 @@ def test_every_kind_has_a_default():
         "text": "minilm", "image": "descriptor", "audio": "mfcc",
     }  # fmt: skip
     assert load_encoder("image").spec.name == "descriptor"
+
+
+def test_memory_is_asked_for_also_when_the_first_contents_are_of_no_use(monkeypatch):
+    monkeypatch.setattr("triptych.encode.run.free_bytes", lambda: 10)
+    with pytest.raises(ConfigError, match="encoding 3 texts"):
+        encode("text", ["a", "bad", "ab"], Letters(batch_size=1))  # the longest first, which is the bad one

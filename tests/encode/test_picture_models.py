@@ -12,8 +12,9 @@ from triptych.errors import ConfigError
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 PATCHES = {"image_size": 32, "patch_size": 8}
 SQUARE = {"height": 32, "width": 32}
-MODELS = {"clip": 12, "siglip": 16, "vit": 16, "classifier": 16, "dino": 16, "resnet": 24}
-"""Name -> columns."""
+MODELS = {"clip": 12, "siglip": 16, "vit": 16, "classifier": 16, "dino": 16, "resnet": 24,
+          "maps": 24, "uncropped": 24}  # fmt: skip
+"""Name -> columns; "maps" has no pooler, and "uncropped" leaves pictures as long as they are."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,12 @@ def draw(hf, name):
             }
             model = hf.Dinov2Model(hf.Dinov2Config(**sizes, **PATCHES))
             return model, hf.BitImageProcessorPil(size=short, crop_size=SQUARE)
+        case "maps":
+            config = hf.PoolFormerConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 24])
+            return hf.PoolFormerModel(config), hf.ViTImageProcessorPil(size=SQUARE)
     config = hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic")
+    if name == "uncropped":
+        return hf.ResNetModel(config), hf.CLIPImageProcessorPil(size=short, do_center_crop=False)
     return hf.ResNetModel(config), hf.ConvNextImageProcessorPil(size=short)
 
 
@@ -99,7 +105,7 @@ def forward(hf, folder, path):
                 row = model.vision_model(pixels).pooler_output
             case "classifier":
                 row = model(pixels).last_hidden_state.mean(dim=1)
-            case "resnet":
+            case "resnet" | "maps" | "uncropped":
                 row = model(pixels).last_hidden_state.mean(dim=(2, 3))
             case _:
                 row = model(pixels).pooler_output
@@ -191,6 +197,18 @@ def test_a_folder_without_a_file_it_needs_is_refused(folders, tmp_path, file):
     from triptych.encode.registry import load_encoder
 
     shutil.copytree(folders / "vit", tmp_path / "vit", ignore=shutil.ignore_patterns(file))
+    with pytest.raises(ConfigError, match="the model 'vit' cannot be loaded"):
+        load_encoder("image", str(tmp_path / "vit"), device="cpu")
+
+
+def test_settings_of_a_wrong_kind_are_refused(folders, tmp_path):
+    import shutil
+
+    from triptych.encode.registry import load_encoder
+
+    shutil.copytree(folders / "vit", tmp_path / "vit")
+    settings = (tmp_path / "vit" / "config.json").read_text()
+    (tmp_path / "vit" / "config.json").write_text(settings.replace('"hidden_size": 16', '"hidden_size": "x"'))
     with pytest.raises(ConfigError, match="the model 'vit' cannot be loaded"):
         load_encoder("image", str(tmp_path / "vit"), device="cpu")
 

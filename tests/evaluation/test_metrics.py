@@ -205,7 +205,19 @@ def test_a_metrics_name_is_read():
 
 
 @pytest.mark.parametrize(
-    "text", ["recall", "recall@", "recall@0", "recall@-5", "recall@2.5", "@20", "recal@20", "Recall@20", ""]
+    "text",
+    [
+        "recall",
+        "recall@",
+        "recall@0",
+        "recall@-5",
+        "recall@2.5",
+        "@20",
+        "recal@20",
+        "Recall@20",
+        "recall@²",
+        "",
+    ],
 )
 def test_what_is_no_metric_is_refused(text):
     with pytest.raises(ConfigError, match="recall@20"):

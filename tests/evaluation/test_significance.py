@@ -59,9 +59,9 @@ def test_the_bootstrap_agrees_with_a_slow_one(alpha, shift):
 
 
 def test_the_bootstrap_by_hand():
-    # Two users, one better by 1 and one as good: the mean is 0, 1/2, 1/2 or 1, each with chance 1/4.
-    interval, p = paired_bootstrap(np.array([0.0, 0.5]), np.array([1.0, 0.5]), alpha=0.4)
-    assert interval == (0.0, 1.0)
+    # Two users, one better by 2 and one worse by 1: the mean is -1, 1/2, 1/2 or 2, each with chance 1/4.
+    interval, p = paired_bootstrap(np.array([0.0, 1.0]), np.array([2.0, 0.0]), alpha=0.4)
+    assert interval == (-1.0, 2.0)
     assert p == pytest.approx(0.5, abs=0.02)
 
 
@@ -139,7 +139,8 @@ def test_exchanging_the_systems_turns_the_interval_round_and_no_more(values, see
     assert forth.interval == (-back.interval[1], -back.interval[0])
     assert forth.p == back.p
     assert 0 < forth.p <= 1
-    assert (forth.p <= 0.05) == (not forth.interval[0] <= 0 <= forth.interval[1])
+    outside, n_differing = not forth.interval[0] <= 0 <= forth.interval[1], np.sum(np.abs(one - other) > 1e-9)
+    assert (forth.p <= 0.05) == (outside and 2.0 ** (1 - n_differing) <= 0.05)
     assert wilcoxon(one, other) == pytest.approx(wilcoxon(other, one), abs=1e-12)
     assert 0 <= wilcoxon(one, other) <= 1
     assert detectable_difference(one, other) == detectable_difference(other, one) >= 0
@@ -304,3 +305,21 @@ def test_what_cannot_be_compared_is_refused():
         compare_systems({**values, "new": unknown}, metric="m")
     with pytest.raises(DataError, match="at least two users"):
         wilcoxon(np.ones(1), np.zeros(1))
+
+
+@pytest.mark.parametrize("n_differing", [1, 2, 3, 5, 8])
+def test_p_claims_no_more_than_the_flip_of_a_coin_for_each_user_that_differs(n_differing: int):
+    baseline, system = np.zeros(1000), np.zeros(1000)
+    system[:n_differing] = 0.5
+    least = 2 * 0.5**n_differing
+    assert paired_bootstrap(baseline, system, n_resamples=999).p >= least
+    (found,) = compare_systems({"a": baseline, "b": system}, metric="m", n_resamples=999)
+    assert found.p_bootstrap == paired_bootstrap(baseline, system, n_resamples=999).p
+    assert found.n_differing == n_differing
+    assert found.n_users == 1000
+
+
+def test_a_handful_of_users_proves_nothing():
+    (found,) = compare_systems({"a": np.zeros(3), "b": np.array([0.1, 0.4, 0.2])}, metric="m")
+    assert found.interval[0] > 0
+    assert found.p_bootstrap == found.p_corrected == 0.25

@@ -63,6 +63,7 @@ def difference(name, value, p):
         baseline="base",
         system=name,
         n_users=1234,
+        n_differing=321,
         mean_baseline=0.1,
         mean_system=0.1 + value,
         spread_baseline=0.002,

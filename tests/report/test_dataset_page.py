@@ -360,3 +360,11 @@ def test_the_built_in_shop_makes_a_page(tmp_path):
     assert len(re.findall(r'<ol class="cards neighbors"', page)) == 8
     assert len(reader.all("img", "src")) > 60 + 30
     assert len(page) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(999.4, "999"), (999.5, "1,000"), (999.9, "1,000"), (1234.5, "1,234"), (0.12345, "0.123")],
+)
+def test_figures_in_words(value: float, words: str):
+    assert in_words(value) == words

@@ -117,6 +117,12 @@ def _has_bfloat16(device: torch.device) -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+_UNLOADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError,
+)  # fmt: skip
+"""What the libraries raise over files that are no model."""
+
+
 @contextmanager
 def loading(folder: ModelFolder, *, report: bool = True) -> Iterator[None]:
     """Load a model without progress bars, and word what goes wrong. Torch's generator stays as it is.
@@ -129,6 +135,7 @@ def loading(folder: ModelFolder, *, report: bool = True) -> Iterator[None]:
         ConfigError: the library cannot make a model of the folder's files.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -137,7 +144,7 @@ def loading(folder: ModelFolder, *, report: bool = True) -> Iterator[None]:
     try:
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are filled
             yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+    except (*_UNLOADABLE, StrictDataclassError) as error:
         raise ConfigError(
             f"the model '{folder.name}' cannot be loaded: {_first_line(error)}",
             wanted="a whole model folder with settings and weights as safetensors",

@@ -78,13 +78,21 @@ class PictureModel(Encoder["dict[str, torch.Tensor]"]):
         return dict(self._processor(images=picture, return_tensors="pt"))
 
     def encode(self, batch: Sequence[dict[str, torch.Tensor]]) -> Matrix:
-        """Encode n pictures -> (n, F) float32."""
+        """Encode n pictures -> (n, F) float32, those of one size together: some processors keep sizes."""
+        by_size: dict[tuple[torch.Size, ...], list[int]] = {}
+        for place, part in enumerate(batch):
+            by_size.setdefault(tuple(tensor.shape for tensor in part.values()), []).append(place)
+        parts = [self._encode_alike([batch[place] for place in places]) for places in by_size.values()]
+        return np.concatenate(parts)[np.argsort([place for places in by_size.values() for place in places])]
+
+    def _encode_alike(self, batch: Sequence[dict[str, torch.Tensor]]) -> Matrix:
         import torch
 
         output = self._model({name: torch.cat([part[name] for part in batch]) for name in batch[0]})
         pooled = output.get("pooler_output") if self._model.has_pooler else None
         if pooled is None:
-            pooled = output["last_hidden_state"].flatten(2).mean(dim=1)
+            states = output["last_hidden_state"]  # (n, places, F), or maps (n, F, height, width)
+            pooled = states.mean(dim=1) if states.ndim == 3 else states.flatten(2).mean(dim=2)
         rows: Matrix = pooled.flatten(1).float().cpu().numpy()
         return rows
 

@@ -214,17 +214,18 @@ def _encode_each(
     missing = [digest for digest in shared if digest not in rows]
     if encoder.by_length:  # the longest first: if memory is short, that shows soon
         missing.sort(key=lambda digest: -shared[digest].size)
-    started = time.perf_counter()
+    started, asked = time.perf_counter(), False
     with cache:
         for start in range(0, len(missing) or 1, encoder.batch_size):  # once at least, for the observer
             batch = {digest: shared[digest].items for digest in missing[start : start + encoder.batch_size]}
             fresh = _encode_batch(task, encoder, batch)
             cache.add(fresh)
             rows |= fresh
-            if start == 0 and rows:  # only now is it known how wide they are
+            if rows and not asked:  # only now is it known how wide they are
+                asked = True
                 width, left = len(next(iter(rows.values())).values), len(shared) - len(rows)
                 needed = left * (4 * width + _PER_ROW) + len(task) * 2 * 4 * width
-                require_memory(needed, free_bytes(), f"encoding {left:,} {task.word}s", fix=_FIX)
+                require_memory(needed, free_bytes(), f"encoding {len(shared):,} {task.word}s", fix=_FIX)
             if observer is not None:
                 rate = (len(rows) - n_cached) / max(time.perf_counter() - started, 1e-9)
                 observer.on_items(n_cached + start + len(batch), len(shared), rate)

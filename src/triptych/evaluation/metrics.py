@@ -89,7 +89,7 @@ def parse_metric(text: str) -> tuple[str, int]:
         ConfigError: it is not a metric's name, "@", and a positive number.
     """
     name, _, length = text.partition("@")
-    if name not in METRICS or not length.isdigit() or int(length) == 0:
+    if name not in METRICS or not length.isdecimal() or int(length) == 0:
         raise ConfigError(
             f"the metric {text!r}",
             wanted="NAME@K, such as recall@20, with NAME one of " + ", ".join(METRICS),

@@ -43,13 +43,14 @@ class Comparison:
         baseline: one system.
         system: the other.
         n_users: how many users both were measured on.
+        n_differing: for how many of them the two differ; of a few, nothing can be said.
         mean_baseline: mean over users and seeds.
         mean_system: the same of the other.
         spread_baseline: standard deviation over seeds of the mean over users; None of a single seed.
         spread_system: the same of the other.
         difference: mean_system - mean_baseline.
         interval: from where to where the difference may lie at level 1 - alpha: bootstrap percentiles.
-        p_bootstrap: two-sided, of no difference in mean; at most alpha where the interval leaves out 0.
+        p_bootstrap: two-sided, of no difference in mean; at most alpha only where the interval leaves out 0.
         p_wilcoxon: two-sided, of differences that lie as much above 0 as below: a second opinion, which a few
             users with large differences cannot sway. Not corrected.
         p_corrected: p_bootstrap after Holm's correction for the family.
@@ -60,6 +61,7 @@ class Comparison:
     baseline: str
     system: str
     n_users: int
+    n_differing: int
     mean_baseline: float
     mean_system: float
     spread_baseline: float | None
@@ -130,13 +132,15 @@ def compare_systems(
     compared = []
     for first, second in pairs:
         a, b = place[first], place[second]
-        bootstrap = _read_off(resampled[:, b] - resampled[:, a], alpha, step)
+        steps_apart = steps[:, b] - steps[:, a]
+        bootstrap = _read_off(resampled[:, b] - resampled[:, a], alpha, step, steps_apart)
         means = float(per_user[:, a].mean()), float(per_user[:, b].mean())
         comparison = Comparison(
             metric=metric,
             baseline=first,
             system=second,
             n_users=len(per_user),
+            n_differing=int(np.count_nonzero(steps_apart)),
             mean_baseline=means[0],
             mean_system=means[1],
             spread_baseline=spread[first],
@@ -144,7 +148,7 @@ def compare_systems(
             difference=means[1] - means[0],
             interval=bootstrap.interval,
             p_bootstrap=bootstrap.p,
-            p_wilcoxon=_signed_ranks(steps[:, b] - steps[:, a]),
+            p_wilcoxon=_signed_ranks(steps_apart),
             p_corrected=bootstrap.p,
             detectable=detectable_difference(per_user[:, a], per_user[:, b], alpha=alpha, power=power),
         )
@@ -173,9 +177,10 @@ def paired_bootstrap(
 
     With the R mean differences in order and h = alpha (R + 1) / 2, the interval goes from the h-th to the
     h-th from the end. p = 2 (1 + c) / (R + 1), where c counts the mean differences on the rarer side of 0 and
-    those at 0: the level at which the interval would just reach 0. So p is at most alpha where the
-    interval leaves 0 out, and nowhere else; it is never below 2 / (R + 1). Both take some tens of users that
-    differ to be trusted.
+    those at 0: the level at which the interval would just reach 0. So p is at most alpha only where the
+    interval leaves 0 out; it is never below 2 / (R + 1). Of m users that differ no paired test can say less
+    than 2^(1 - m), the chance that all differ in one direction by the flip of coins: p is never below that
+    either. The interval takes some tens of users that differ to be trusted.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 15; Davison and
     Hinkley, Bootstrap Methods and their Application (1997), for R + 1.
@@ -190,8 +195,8 @@ def paired_bootstrap(
     Cost: n R draws, 2,000,000,000 for 200,000 users, and 16 MiB, or 8 n bytes where that is more.
     """
     steps, step = _on_grid(_aligned([baseline, system]))
-    resampled = _resampled_means(steps[:, 1:] - steps[:, :1], n_resamples, rng)
-    return _read_off(resampled[:, 0], alpha, step)
+    steps_apart = steps[:, 1:] - steps[:, :1]
+    return _read_off(_resampled_means(steps_apart, n_resamples, rng)[:, 0], alpha, step, steps_apart)
 
 
 def wilcoxon(baseline: FloatArray, system: FloatArray) -> float:
@@ -311,8 +316,8 @@ def _resampled_means(values: FloatArray, n_resamples: int, rng: Rng) -> FloatArr
     return sums / n
 
 
-def _read_off(means: FloatArray, alpha: float, step: float) -> Bootstrap:
-    """Find the interval and p in the resampled mean differences (R,), which are counted in steps."""
+def _read_off(means: FloatArray, alpha: float, step: float, differences: FloatArray) -> Bootstrap:
+    """Find the interval and p in resampled means (R,) of differences (n,), all of them counted in steps."""
     n_places = len(means) + 1
     place = math.floor(alpha / 2 * n_places * (1 + 1e-12))  # 0.025 * 10,000 is 250, whatever floats say
     if place < 1:
@@ -325,7 +330,7 @@ def _read_off(means: FloatArray, alpha: float, step: float) -> Bootstrap:
     rarer = min(int(np.count_nonzero(ordered <= 0)), int(np.count_nonzero(ordered >= 0)))
     return Bootstrap(
         interval=(float(ordered[place - 1]) * step, float(ordered[-place]) * step),
-        p=min(1.0, 2 * (1 + rarer) / n_places),
+        p=min(1.0, max(2 * (1 + rarer) / n_places, 2.0 ** (1 - int(np.count_nonzero(differences))))),
     )
 
 

@@ -111,7 +111,7 @@ def in_words(value: object) -> str:
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return f"{int(value):,}"
     if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        return "–" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
     return "–" if value is None else str(value)
 
 

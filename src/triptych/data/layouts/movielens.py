@@ -116,7 +116,7 @@ def _holds_ratings(path: Path) -> bool:
     if table_suffix(path) == ".csv":
         return line == _CSV_HEADER
     fields = line.split(_SEPARATORS[table_suffix(path)])
-    return len(fields) == len(_RATINGS) and fields[0].isdigit() and fields[1].isdigit()
+    return len(fields) == len(_RATINGS) and fields[0].isdecimal() and fields[1].isdecimal()
 
 
 def _read_rows(path: Path, schema: Schema, bad: BadRows) -> pl.DataFrame:
