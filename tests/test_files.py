@@ -1,7 +1,10 @@
 import json
+import os
+import pathlib
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 from triptych import files
 from triptych.errors import StorageError
@@ -51,6 +54,59 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch, step):
     monkeypatch.undo()
     assert files.read_json(path) == {"old": 1}
     assert names(tmp_path) == ["x.json"]
+
+
+def test_what_is_made_elsewhere_is_moved_into_place(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link, part = tmp_path / "x.txt", tmp_path / "x.txt.part"
+    link.symlink_to(tmp_path / "disk" / "x.txt")
+    (tmp_path / "disk" / "x.txt").write_text("old")
+    part.write_text("new")
+    part.chmod(0o600)
+    files.move_into_place(part, link)
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "x.txt").read_text() == "new"
+    assert link.stat().st_mode & 0o777 == 0o644
+    assert names(tmp_path) == ["disk", "x.txt"]
+
+
+def test_what_cannot_be_moved_into_place_stays_where_it_is(tmp_path, monkeypatch):
+    path, part = tmp_path / "x.txt", tmp_path / "x.txt.part"
+    path.write_text("old")
+    part.write_text("new")
+
+    def crash(_):
+        raise CrashError
+
+    monkeypatch.setattr(files, "_flush", crash)
+    with pytest.raises(CrashError):
+        files.move_into_place(part, path)
+    assert (path.read_text(), part.read_text()) == ("old", "new")
+
+
+def test_a_lock_has_one_holder_and_leaves_nothing(tmp_path):
+    path = tmp_path / "x.lock"
+    with files.locked(path, "fetching x"):
+        words = f"another process is fetching x: process {os.getpid()} on"
+        with pytest.raises(StorageError, match=words), files.locked(path, "fetching x"):
+            pass
+        assert names(tmp_path) == ["x.lock"]
+    assert names(tmp_path) == []
+    path.write_text("process 1 on a machine that was switched off")
+    with files.locked(path, "fetching x"):
+        assert f"process {os.getpid()} on" in path.read_text()
+
+
+def test_a_holder_that_leaves_while_it_is_asked_after(tmp_path, monkeypatch):
+    def taken(lock, **_):
+        raise Timeout(lock.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", taken)
+    with (
+        pytest.raises(StorageError, match="another process is fetching x: one"),
+        files.locked(tmp_path / "x", "fetching x"),
+    ):
+        pass
 
 
 def fill(path, text, **options):
@@ -238,3 +294,15 @@ def test_hash_of_strings_depends_on_the_strings_alone():
     short, wide = np.array(["a", "b"]), np.array(["a", "b", "a long one"])[:2]
     assert short.dtype != wide.dtype
     assert files.hash_arrays(short) == files.hash_arrays(wide)
+
+
+@pytest.mark.parametrize("path", [".", "../here", "..", "./"])
+def test_the_folder_one_is_in_is_not_replaced(tmp_path, monkeypatch, path):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with (
+        pytest.raises(StorageError, match="is the folder you are in"),
+        files.new_folder(pathlib.Path(path), marker="m"),
+    ):
+        pytest.fail("the block is not reached")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "here"]

@@ -136,6 +136,28 @@ def test_mlflow_holds_the_record_in_one_run(tmp_path: Path):
     assert len(client.search_runs([experiment])) == 2
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_finds_a_run_whose_folder_no_filter_could_name(tmp_path: Path):
+    pytest.importorskip("sqlalchemy")
+    folder = tmp_path / 'it\'s "mine"'
+    assert track(folder, ["mlflow"], killed=True) is None
+    assert track(folder, ["mlflow"], resume=True) is not None
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/tracking/mlflow/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("triptych").experiment_id])
+    assert run.info.status == "FINISHED"
+
+
+def test_a_curve_of_another_run_is_not_replaced(tmp_path: Path):
+    place = f"jsonl={tmp_path / 'logs'}"
+    assert track(tmp_path / "one", [place]) is not None
+    told = (tmp_path / "logs" / "run.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=r"holds the curve of .*one"):
+        track(tmp_path / "two", [place])
+    assert (tmp_path / "logs" / "run.jsonl").read_bytes() == told
+
+
 def test_a_training_anew_replaces_the_curve(tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

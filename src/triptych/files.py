@@ -17,7 +17,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,24 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     with _workplace(path) as place:
         temporary = place / path.name
         write(temporary)
-        temporary.chmod(0o644)  # some writers make files that only their owner may read
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
+        move_into_place(temporary, path)
+
+
+def move_into_place(made: Path, path: Path) -> None:
+    """Put a whole file in the place of `path` in one step; interrupted before that, it stays where it is.
+
+    Args:
+        made: the file, on the same disk.
+        path: where it belongs.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    path = _behind_links(path)
+    made.chmod(0o644)  # some writers make files that only their owner may read
+    _flush(made)
+    made.replace(path)
+    _flush(path.parent)
 
 
 @contextmanager
@@ -211,8 +225,15 @@ def check_new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Non
     """Refuse a place where `new_folder` could not put its folder, before any work is done for it.
 
     Raises:
-        StorageError: `path` is a file, or a folder that is not empty and may not be replaced.
+        StorageError: `path` is a file, or a folder that is not empty and may not be replaced; or the folder
+            that this process works in, which whoever stands in it would lose.
     """
+    if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
+        raise StorageError(
+            f"{path} is the folder you are in",
+            wanted="another one, as it is put there whole",
+            fix="Name a new folder with --out, or call the command from elsewhere",
+        )
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path.is_dir() and (path / marker).is_file()):
@@ -273,29 +294,49 @@ def only_process(folder: Path, doing: str) -> Iterator[None]:
     Raises:
         StorageError: another process has it; the message names process, host and since when.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder / _LOCK, f"{doing} in {folder}"):
+            sweep(folder)
+            yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
+@contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock inside a `with` block; a process that dies lets go of it, however it dies.
+
+    Args:
+        path: the file that is the lock, gone afterwards.
+        doing: what one process at a time may do, for the message to others, such as "fetching data.zip".
+
+    Raises:
+        StorageError: another process holds it; the message names process, host and since when.
+        OSError: the system refuses.
+    """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _LOCK
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
+        told = ""
+        with suppress(FileNotFoundError):  # who held it has left
+            told = path.read_text(encoding="utf-8")
         raise StorageError(
-            f"another process is {doing} in {folder}: {path.read_text(encoding='utf-8') or 'one just begun'}",
+            f"another process is {doing}: {told or 'one just begun'}",
             wanted="one process at a time",
             fix="Wait for it, stop it, or choose another folder with --out",
         ) from error
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {since}", encoding="utf-8")
-        sweep(folder)
         yield
     finally:
         path.unlink(missing_ok=True)
         lock.release()
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def write_json(path: Path, value: object) -> None:

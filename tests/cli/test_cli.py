@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from triptych.cli.app import run
+from triptych.cli.base import folder_name
+from triptych.cli.output import print_facts
 from triptych.cli.progress import sparkline
 from triptych.data.dataset import Dataset
 from triptych.testing import toy_dataset
@@ -123,6 +125,60 @@ def test_evaluate_writes_every_user(call, trained: Path, tmp_path: Path):
     assert sum(values) / len(values) == pytest.approx(called.json["metrics"]["recall@2"])
 
 
+def test_a_run_can_be_called_from_within(call, trained: Path, monkeypatch):
+    monkeypatch.chdir(trained)
+    asked = ("recommend", "u001", "-k", "2", "--json")
+    found = [call(asked[0], folder, *asked[1:]) for folder in (trained, ".", f"../{trained.name}")]
+    assert [called.status for called in found] == [0, 0, 0]
+    assert (
+        found[0].json["recommendations"]
+        == found[1].json["recommendations"]
+        == found[2].json["recommendations"]
+    )
+
+
+def test_lasts_that_are_any_are_said_to_be(call, files: Path, tmp_path: Path):
+    lines = (files / "sales.csv").read_text().splitlines()
+    (tmp_path / "timeless.csv").write_text("".join(",".join(line.split(",")[:2]) + "\n" for line in lines))
+    prepared = call("prepare", tmp_path / "timeless.csv", "--out", tmp_path / "d")
+    assert prepared.status == 0
+    called = call("train", "popularity", tmp_path / "d", "--split", "leave-one-out", "-k", 2, "--set", "metric=recall@2",
+                  "--out", tmp_path / "r")  # fmt: skip
+    assert "at random for want of times" in " ".join(called.stdout.split())
+
+
+def test_popularity_likens_no_items(call, prepared: Path, tmp_path: Path):
+    arguments = (
+        "train",
+        "popularity",
+        prepared,
+        "-k",
+        2,
+        "--set",
+        "metric=recall@2",
+        "--out",
+        tmp_path / "r",
+    )
+    assert call(*arguments).status == 0
+    assert call("similar", tmp_path / "r", "i001", "-k", 2, "--json").json["items"] == []
+
+
+def test_names_of_files_and_long_values_are_shown_as_they_are(capsys):
+    print_facts({"i_id_mapping.csv": 3, "left_out": 0, "out": "deep/" * 40})
+    shown = capsys.readouterr().out
+    assert "i_id_mapping.csv" in shown
+    assert "left out" in shown
+    assert "".join(shown.split()).count("deep/") == 40
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [(("run", "my shop"), "run-my shop"), (("../../esc",), "-..-esc"), (("..",), "data"), (("a\\b",), "a-b")],
+)
+def test_folders_named_after_data_lie_where_they_should(parts: tuple[str, ...], name: str):
+    assert folder_name(*parts) == name
+
+
 @pytest.mark.parametrize("kind", ["ratio", "leave-one-out", "time"])
 def test_train_splits_as_told(call, prepared: Path, tmp_path: Path, kind: str):
     out = tmp_path / "r"
@@ -223,6 +279,12 @@ MISTAKES = [
     (("train", "lightgcn", "{data}", "--device", "cuda:77"), "--device cpu"),
     (("train", "lightgcn", "{data}", "--set", "metric=recal@20"), "recal@20"),
     (("train", "lightgcn", "{data}", "-k", "99"), "the size of the catalogue"),
+    (("train", "lightgcn", "{data}", "-k", "5"), "metric=recall@5"),
+    (("train", "lightgcn", "{data}", "--epochs", "3", "--set", "epochs=1"), "epochs is set twice"),
+    (("train", "lightgcn", "{data}", "--set", "n_layers=1", "--set", "n_layers=2"), "n_layers is set twice"),
+    (("train", "lightgcn", "{data}", "--memory-limit", "1MB", "-k", "2", "--set", "metric=recall@2"), "loading"),
+    (("encode", "{data}", "--encoder", "text=tfidf", "--encoder", "text=none", "--out", "{out}"),
+     "--encoder text more than once"),
     (("train", "lightgcn", "{data}", "-k", "ten"), "list lengths 'ten'"),
     (("train", "lightgcn", "{data}", "--resume", "-k", "2", "--set", "metric=recall@2"), "does not exist"),
     (("train", "lightgcn", "{run}"), "is not a data set"),

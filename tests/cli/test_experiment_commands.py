@@ -236,6 +236,7 @@ def test_reproduce_lists_estimates_and_trains(tmp_path: Path, capsys):
         (["compare", "lightgcn", "--seeds", "many"], "--seeds 5"),
         (["sweep", "lightgcn", "n_layer=1,2"], "Did you mean 'n_layers'"),
         (["sweep", "lightgcn", "depth"], "no sweep of lightgcn"),
+        (["sweep", "lightgcn", "n_layers=1,2", "n_layers=3"], "values of n_layers more than once"),
         (["ablate", "sand", "--variant", "w/o Alignmen"], "Did you mean 'w/o Alignment'"),
         (["knockout", "lightgcn"], "it uses no content"),
         (["knockout", "vbpr", "--kind", "zeroes"], "Did you mean 'zeros'"),
@@ -265,11 +266,17 @@ def test_unknown_papers_tables_and_data_are_refused(data: Path, capsys):
         (["reproduce", "sand", "2", "--data", f"babe={data}"], "Did you mean 'baby'"),
         (["reproduce", "sand", "4", "--data", f"sports={data}"], "has no figures of 'sports'"),
         (["reproduce", "sand", "2"], "no data set is named"),
-        (["reproduce", "sand", "--figure", "9", "--data", f"baby={data}"], "has no figure of curves '9'"),
+        (["reproduce", "sand", "--figure", "9", "--data", f"baby={data}"], "has no figure '9'"),
         (["reproduce", "sand", "--figure", "4", "--data", f"clothing={data}"], "one of: baby, sports"),
         (["reproduce", "mgnm", "--figure", "4", "--data", f"baby={data}"], "one of: none"),
         (["reproduce", "sand", "2", "--figure", "4", "--data", f"baby={data}"], "a figure, or a table"),
         (["reproduce", "sand", "2", "--data", "baby"], "NAME=FOLDER"),
+        (
+            ["reproduce", "sand", "2", "--data", f"baby={data}", "--data", "baby=x"],
+            "--data baby more than once",
+        ),
+        (["reproduce", "sand", "--data", f"baby={data}", "--dry-run"], "without a table or --figure"),
+        (["reproduce", "sand", "--row", "SAND"], "--row without a table or --figure"),
     ):
         assert call(*arguments) not in (0, 1)
         assert message in " ".join(capsys.readouterr().err.split())

@@ -176,7 +176,7 @@ MISTAKES = [
     (("export", "{run}", "--to", "vectors", "--out", "{out}", "--array"), "--array without --to postgres"),
     (("export", "{run}", "--to", "vectors", "--out", "{out}", "--url", "postgresql://h/d"), "--url without --to postgres"),
     (("recommend", "{run}", "u001", "--titles"), "--titles without --out"),
-    (("recommend", "{run}", "u001", "--user-column", "who"), "--user-column without --users"),
+    (("recommend", "{run}", "u001", "--user-column", "who"), "--user-column without a table as --users"),
     (("export", "{run}", "--to", "mmrec", "--out", "{out}"), "is not a data set"),
     (("export", "{data}", "--to", "vectors", "--out", "{out}"), "is not a run"),
     (("export", "{ease}", "--to", "vectors", "--out", "{out}"), "no vectors"),

@@ -264,6 +264,20 @@ def test_an_empty_part_is_refused():
         evaluate_ranking(TableScorer([[1, 2]]), split, k=(1,))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"part": "train"}, "part = 'train'"),
+        ({"part": "tets"}, "test"),
+        ({"masked": "none"}, "masked = 'none'"),
+    ],
+)
+def test_parts_and_masks_that_are_none_are_refused(wrong: dict, message: str):
+    split = random_split(0)
+    with pytest.raises(ConfigError, match=message):
+        evaluate_ranking(real_embeddings(0, split.n_users, split.n_items), split, k=(2,), **wrong)
+
+
 def test_ranking_leaves_the_scorers_own_table_alone():
     split = random_split(0)
     scorer = real_embeddings(0, split.n_users, split.n_items)

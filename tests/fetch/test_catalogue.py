@@ -3,9 +3,11 @@ import hashlib
 import io
 import json
 import re
+import socket
 import zipfile
 
 import pytest
+from filelock import FileLock
 
 from triptych.errors import ConfigError, StorageError
 from triptych.fetch import catalogue
@@ -173,6 +175,16 @@ def test_hosts_are_tried_in_order(site, one_file, send, tmp_path):
     assert [request[0] for request in site.requests] == ["/a/x.csv", "/b/x.csv", "/b/x.csv", "/c/x.csv"]
 
 
+@pytest.mark.parametrize("to", ["ftp://host/x.csv", "http://[x", "http://127.0.0.1:99999999/x.csv"])
+def test_a_host_that_leads_nowhere_is_not_the_last(site, one_file, send, tmp_path, to):
+    site.answers["/a/x.csv"] = lambda handler: send(handler, 302, Location=to)
+    one_file(urls=(site.url("/a/x.csv"), site.url("/b/x.csv")))
+    with pytest.raises(NetworkError, match=r"address.*; .*/b/x\.csv: HTTP 404"):
+        fetch("x", tmp_path)
+    site.answers["/b/x.csv"] = b"a,b\n"
+    assert fetch("x", tmp_path)["fetched"] == ["x.csv"]
+
+
 def test_when_no_host_has_it(site, one_file, tmp_path):
     one_file(urls=(site.url("/a/x.csv"), site.url("/b/x.csv")))
     with pytest.raises(
@@ -227,9 +239,89 @@ def test_a_published_checksum_that_does_not_hold(site, one_file, tmp_path, publi
     assert list((tmp_path / "x").iterdir()) == []
 
 
+@pytest.fixture
+def offline(monkeypatch):
+    """No network: nobody listens where all addresses lead."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("TRIPTYCH_MIRROR", f"http://127.0.0.1:{free.getsockname()[1]}")
+        yield
+
+
+@pytest.mark.usefixtures("offline")
+def test_archive_and_checksum_placed_by_hand_are_taken(site, one_file, tmp_path):
+    one_file(unpack=True, md5_url=site.url("/x.zip.md5"))
+    archive, beside = tmp_path / "x" / "x.zip", tmp_path / "x" / "x.zip.md5"
+    archive.parent.mkdir()
+    archive.write_bytes(zipped(a="1"))
+    with pytest.raises(NetworkError) as caught:
+        fetch("x", tmp_path)
+    assert caught.value.fix.endswith(f"put it at {beside}")
+    beside.write_text("no sum")
+    with pytest.raises(StorageError, match=r"x\.zip\.md5 holds no MD5 checksum"):
+        fetch("x", tmp_path)
+    beside.write_text(hashlib.md5(archive.read_bytes()).hexdigest())
+    facts = fetch("x", tmp_path)
+    assert (facts["fetched"], facts["files"]["x.zip"]["checked_by"]) == ([], "published checksum")
+    assert sorted(path.name for path in archive.parent.iterdir()) == [
+        "downloads.json",
+        "x",
+        "x.zip",
+        "x.zip.md5",
+    ]
+
+
+def test_a_checksum_placed_by_hand_gives_way_to_the_published_one(site, one_file, tmp_path):
+    site.answers["/x.zip"] = data = zipped(a="1")
+    site.answers["/x.zip.md5"] = hashlib.md5(data).hexdigest().encode()
+    one_file(md5_url=site.url("/x.zip.md5"))
+    beside = tmp_path / "x" / "x.zip.md5"
+    beside.parent.mkdir()
+    beside.write_text("0" * 32)
+    assert fetch("x", tmp_path)["fetched"] == ["x.zip"]
+    assert beside.read_text() == "0" * 32
+    assert len(list(beside.parent.iterdir())) == 3
+
+
 def test_room_is_looked_for_before_anything_is_fetched(site, one_file, tmp_path):
     one_file(n_bytes=1 << 60)
     with pytest.raises(StorageError, match="free space"):
+        fetch("x", tmp_path)
+    assert site.requests == []
+
+
+def test_the_second_of_two_at_one_data_set_is_refused(mirror, tmp_path):
+    refused = []
+
+    def meanwhile(*_):
+        with pytest.raises(StorageError) as caught:
+            fetch("amazon-baby", tmp_path, roles=["image"])
+        refused.append(caught.value.found)
+
+    fetch("amazon-baby", tmp_path, observer=meanwhile)
+    assert refused[0].startswith(f"another process is fetching in {tmp_path / 'amazon-baby'}: process ")
+    assert [path for path, _, _ in mirror.requests] == [
+        f"{BABY}/reviews_Baby_5.json.gz",
+        f"{BABY}/meta_Baby.json.gz",
+    ]
+
+
+def test_what_is_there_and_right_may_be_on_a_disk_that_cannot_be_written(mirror, tmp_path, monkeypatch):
+    fetch("amazon-baby", tmp_path)
+
+    def read_only(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", read_only)
+    assert fetch("amazon-baby", tmp_path)["fetched"] == []
+    with pytest.raises(StorageError, match=r"image_features_Baby\.b cannot be written.*Read-only"):
+        fetch("amazon-baby", tmp_path, roles=["image"])
+
+
+def test_a_folder_that_cannot_be_made(site, one_file, tmp_path):
+    one_file()
+    (tmp_path / "x").write_text("")
+    with pytest.raises(StorageError, match=r"x\.zip cannot be written"):
         fetch("x", tmp_path)
     assert site.requests == []
 

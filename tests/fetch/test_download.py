@@ -2,12 +2,14 @@ import email.utils
 import gzip
 import hashlib
 import json
+import os
 import re
 import socket
 import time
 
 import pytest
 
+from triptych import files
 from triptych.errors import ConfigError, StorageError
 from triptych.fetch.download import Downloaded, download
 from triptych.fetch.web import MAX_WAIT, NetworkError, Trouble, check_url, pause
@@ -135,7 +137,10 @@ def test_a_server_that_cannot_resume_begins_anew(site, fetch, send, headers):
     assert ("Range" in site.requests[1][1]) == (headers == {"ETag": '"one"'})
 
 
-@pytest.mark.parametrize("answered", ["bytes 399999-767999/768000", "bytes 400000-767999/*", "nonsense"])
+@pytest.mark.parametrize(
+    "answered",
+    ["bytes 399999-767999/768000", "bytes 400000-767999/*", f"bytes 400000-9/{'9' * 5000}", "nonsense"],
+)
 def test_a_server_that_miscounts_is_asked_for_the_whole(site, fetch, send, answered):
     def miscount(handler):
         send(handler, 206, DATA[400_000:], Content_Range=answered)
@@ -150,6 +155,54 @@ def test_a_part_nobody_asked_for_is_not_appended(site, fetch, send, tmp_path):
     unasked = lambda handler: send(handler, 206, DATA, Content_Range=f"bytes 0-{len(DATA) - 1}/{len(DATA)}")  # noqa: E731
     site.answers["/data.bin"] = [unasked, whole(send)]
     assert fetch().path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("begun", "answered"),
+    [
+        (
+            {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"},
+            {"Last-Modified": "Tue, 02 Jan 2024 00:00:00 GMT"},
+        ),
+        ({"ETag": '"one"'}, {"ETag": '"two"'}),
+        ({"ETag": '"one"'}, {"ETag": 'W/"one"'}),
+        ({"ETag": '"one"'}, {"ETag": '"one"', "of": 800_000}),
+        ({"ETag": '"one"'}, {"status": 416, "of": 400_000}),
+    ],
+)
+def test_the_rest_of_another_file_is_not_appended(site, fetch, send, begun, answered):
+    """Servers that heed Range and not If-Range."""
+    n_bytes = answered.pop("of", len(DATA))
+    status = answered.pop("status", 206)
+    new = (DATA * 2)[:n_bytes][::-1]
+
+    def rest(handler):
+        start = "*" if status == 416 else f"400000-{n_bytes - 1}"
+        send(handler, status, new[400_000:], Content_Range=f"bytes {start}/{n_bytes}", **answered)
+
+    site.answers["/data.bin"] = [broken(send, 400_000, **begun), rest, whole(send, new)]
+    found = fetch()
+    assert (found.attempts, found.resumed_from, found.path.read_bytes() == new) == (3, 0, True)
+
+
+@pytest.mark.parametrize(
+    "answered", [{}, {"ETag": 'W/"x"'}, {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}]
+)
+def test_what_an_answer_does_not_repeat_has_not_changed(site, fetch, send, answered):
+    """A 206 may leave out the date where it has a tag (RFC 9110, section 15.3.7)."""
+    begun = {"ETag": 'W/"x"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+
+    def rest(handler):
+        send(
+            handler,
+            206,
+            DATA[400_000:],
+            Content_Range=f"bytes 400000-{len(DATA) - 1}/{len(DATA)}",
+            **answered,
+        )
+
+    site.answers["/data.bin"] = [broken(send, 400_000, **begun), rest]
+    assert fetch(sha256=SHA).resumed_from == 400_000
 
 
 def test_a_part_of_another_address_is_not_used(site, fetch, send):
@@ -229,6 +282,24 @@ def test_passing_failures_are_waited_out(site, fetch, send):
     assert fetch(sleep=pauses, wait=1.0).attempts == 4
     assert pauses[:2] == [7.0, MAX_WAIT]
     assert 2.0 <= pauses[2] <= 4.0
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["Mon, 01 Jan 999999999999 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 +99999999999999", "9" * 5000],
+)
+def test_a_pause_beyond_all_numbers(site, fetch, send, asked):
+    pauses = Pauses()
+    site.answers["/data.bin"] = [lambda handler: send(handler, 503, Retry_After=asked), whole(send)]
+    assert fetch(sleep=pauses).sha256 == SHA
+    assert pauses[0] == MAX_WAIT if asked.isdecimal() else pauses[0] < 1
+
+
+def test_a_length_beyond_all_numbers_is_none(site, fetch, send):
+    site.answers["/data.bin"] = whole(send, Content_Length="9" * 5000)
+    told = []
+    assert fetch(observer=lambda *done: told.append(done)).sha256 == SHA
+    assert told[-1] == (len(DATA), None)
 
 
 def test_pauses_grow_and_are_never_all_the_same():
@@ -322,7 +393,7 @@ def test_a_network_that_goes_away_half_way_is_waited_for(site, fetch, send, monk
     assert (found.attempts, found.resumed_from) == (3, 400_000)
 
 
-@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x"])
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x", "http://[x"])
 def test_only_http_is_followed(site, fetch, send, tmp_path, to):
     site.answers["/data.bin"] = lambda handler: send(handler, 302, Location=to)
     with pytest.raises(ConfigError, match=r"is no address that can be fetched.*http://"):
@@ -331,13 +402,59 @@ def test_only_http_is_followed(site, fetch, send, tmp_path, to):
 
 
 @pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "ftp://host/x", "/etc/passwd", "http://", "http://[", ""]
-)
+    "url",
+    ["file:///etc/passwd", "ftp://host/x", "/etc/passwd", "http://", "http://[", "", "http://host:80a/x",
+     "http://host:99999/x", "http://host:0/x", "http:// host/x", "http://img shop.com/x"],
+)  # fmt: skip
 def test_only_http_is_fetched(tmp_path, url):
     with pytest.raises(ConfigError, match="no address that can be fetched"):
         download(url, tmp_path / "x")
     with pytest.raises(ConfigError):
         check_url(url)
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        ("http://a..b/x", r"a\.\.b is no name of a host"),
+        ("http://nobody.example/x", r"nobody\.example does not answer"),
+        ("/gone", "HTTP 404 Not Found"),
+    ],
+)
+def test_a_redirect_that_leads_nowhere(site, fetch, send, tmp_path, monkeypatch, to, words):
+    real = socket.getaddrinfo
+
+    def resolve(host, *rest, **options):
+        if host == "nobody.example":
+            raise socket.gaierror(-2, "Name or service not known")
+        return real(host, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    site.answers["/data.bin"] = lambda handler: send(handler, 302, Location=to)
+    with pytest.raises(NetworkError, match=words):
+        fetch(retries=0)
+    assert names(tmp_path) == []
+
+
+def test_a_server_that_is_silent_behind_a_redirect_is_named(site, fetch, send):
+    def stall(handler):
+        broken(send, 100)(handler)
+        handler.wfile.flush()
+        time.sleep(0.6)
+
+    site.answers["/there"] = stall
+    there = site.url("/there").replace("127.0.0.1", "localhost")
+    site.answers["/data.bin"] = lambda handler: send(handler, 302, Location=there)
+    with pytest.raises(NetworkError, match="localhost kept silent"):
+        fetch(timeout=0.2, retries=0)
+
+
+def test_an_address_of_a_proxy_that_cannot_be_right_is_no_passing_failure(tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:80a")
+    pauses = Pauses()
+    with pytest.raises(NetworkError, match=r"the address of data\.example, or that of the proxy"):
+        download("http://data.example/x", tmp_path / "x", sleep=pauses)
+    assert pauses == []
 
 
 @pytest.mark.parametrize("to", ["/new place/ü.bin", "{base}/new%20place/%C3%BC.bin"])
@@ -400,3 +517,39 @@ def test_a_stopped_download_leaves_a_part_only(site, fetch, send, tmp_path):
     assert names(tmp_path) == ["data.bin.part", "data.bin.part.json"]
     assert fetch(sha256=SHA).resumed_from > 100_000
     assert names(tmp_path) == ["data.bin"]
+
+
+def test_a_download_that_is_interrupted_when_it_is_whole_is_kept(site, fetch, tmp_path, monkeypatch, send):
+    site.answers["/data.bin"] = ranged(send)
+    flush = files._flush
+
+    def interrupted(path):
+        if path.is_file() and path.stat().st_size == len(DATA):
+            raise KeyboardInterrupt
+        flush(path)
+
+    monkeypatch.setattr(files, "_flush", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(sha256=SHA)
+    assert names(tmp_path) == ["data.bin.part", "data.bin.part.json"]
+    monkeypatch.setattr(files, "_flush", flush)
+    assert fetch(sha256=SHA).path.read_bytes() == DATA
+    assert len(site.requests) == 1
+    assert names(tmp_path) == ["data.bin"]
+
+
+def test_the_second_of_two_at_one_file_is_refused(site, fetch, send, tmp_path):
+    site.answers["/data.bin"] = ranged(send)
+    site.answers["/other.bin"] = DATA
+    refused = []
+
+    def meanwhile(*_):
+        with pytest.raises(StorageError) as caught:
+            fetch(sha256=SHA)
+        refused.append(caught.value.found)
+        assert fetch("/other.bin", "other.bin").sha256 == SHA
+
+    assert fetch(sha256=SHA, observer=meanwhile).path.read_bytes() == DATA
+    assert f"another process is fetching {tmp_path / 'data.bin'}: process {os.getpid()} on" in refused[0]
+    assert site.asked("/data.bin") == 1
+    assert names(tmp_path) == ["data.bin", "other.bin"]

@@ -122,7 +122,7 @@ def test_every_failure_has_a_reason(site, send, shop, tmp_path):
     )
     assert site.asked("/500") == site.asked("/short") == 2
     assert site.asked("/404") == site.asked("/403") == 1
-    noted = json.loads((tmp_path / "failed.json").read_text())
+    noted = json.loads((tmp_path / "failed.json").read_text())["items"]
     assert sorted(noted) == ["/404", "/404b", "/empty", "/html", "/large", "/pixel"]
 
 
@@ -141,7 +141,39 @@ def test_what_does_not_exist_is_asked_for_once(site, shop, tmp_path):
     site.answers["/gone"] = JPG
     assert fetch(urls, tmp_path).fetched == 0
     assert fetch(urls, tmp_path, retry_failed=True) == PictureReport(1, 1, {}, [])
-    assert json.loads((tmp_path / "failed.json").read_text()) == {}
+    assert json.loads((tmp_path / "failed.json").read_text()) == {"items": {}}
+
+
+@pytest.mark.parametrize("item", ["checksum", "items", "schema_version"])
+def test_an_item_may_have_any_id(site, tmp_path, item):
+    urls = {item: site.url("/gone"), "other": site.url("/gone")}
+    for _ in range(2):
+        assert sum(fetch(urls, tmp_path).failed.values()) == 2
+    assert site.asked("/gone") == 2
+
+
+def test_a_note_of_an_earlier_version_is_read(site, tmp_path):
+    known = {"url": site.url("/gone"), "reason": "HTTP 404 Not Found"}
+    (tmp_path / "failed.json").write_text(json.dumps({"a": known}))
+    assert sum(fetch({"a": known["url"]}, tmp_path).failed.values()) == 1
+    assert site.requests == []
+
+
+def test_odd_answers_are_a_failure_of_their_item_alone(site, send, shop, tmp_path):
+    far = "Mon, 01 Jan 999999999999 00:00:00 GMT"
+    site.answers |= {
+        "/redirect": lambda handler: send(handler, 302, Location="http://[x"),
+        "/later": lambda handler: send(handler, 503, Retry_After=far),
+        "/length": lambda handler: send(handler, 200, JPG, Content_Length="9" * 5000),
+    }
+    odd = {path: site.url(path) for path in ("/redirect", "/later", "/length")}
+    odd |= {"port": "http://127.0.0.1:80a/x.jpg", "blank": "http://img shop.com/x.jpg"}
+    report = fetch({**odd, **shop}, tmp_path, parallel=1, retries=0)
+    assert report.fetched == 11
+    assert report.failed == {
+        "HTTP 503 Service Unavailable": 1,
+        "no http or https address": 3,
+    }
 
 
 def test_a_new_address_is_asked(site, shop, tmp_path):

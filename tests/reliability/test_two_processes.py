@@ -254,6 +254,20 @@ def test_without_checkpoints_and_at_the_second_time_nothing_waits(tmp_path: Path
     assert (twice.stopping, twice.epochs) == ([3], [1, 2])
 
 
+@pytest.mark.usefixtures("sigint")
+def test_who_stops_while_an_epoch_is_told_hears_that_epoch(tmp_path: Path):
+    class Late(Heard):
+        def on_epoch(self, record: EpochRecord) -> None:
+            super().on_epoch(record)
+            if record.epoch == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    late = Late(stop_in=99)
+    with pytest.raises(KeyboardInterrupt):
+        learn(late, tmp_path / "c")
+    assert (late.stopping, late.epochs) == ([2], [1, 2])
+
+
 def test_signals_go_back_to_who_had_them(tmp_path: Path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     learn(Observer(), tmp_path / "c")

@@ -131,6 +131,11 @@ def each_once(option: str, names: Sequence[str]) -> Sequence[str]:
     return names
 
 
+def folder_name(*parts: str) -> str:
+    """Name a folder after some words, none of which leads elsewhere."""
+    return "-".join(parts).replace("/", "-").replace("\\", "-").lstrip(".") or "data"
+
+
 def read_lengths(text: str) -> list[int]:
     """Read "10,20" as list lengths."""
     try:

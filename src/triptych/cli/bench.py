@@ -15,6 +15,7 @@ import typer
 from triptych.cli.base import (
     LARGEST_SEED,
     each_once,
+    folder_name,
     limited,
     make_split,
     read_choice,
@@ -92,7 +93,7 @@ class Bench:
         with limited(memory_limit):
             self.dataset = Dataset.load(data)
         self.workshop = Workshop(
-            out_folder or Path("experiments") / self.dataset.name,
+            out_folder or Path("experiments") / folder_name(self.dataset.name),
             device=device,
             workers=workers,
             threads=threads,

@@ -17,6 +17,7 @@ from triptych.cli.base import (
     SplitKind,
     SplitSeed,
     app,
+    each_once,
     limited,
     make_split,
     needs,
@@ -211,7 +212,8 @@ def encode(
     from triptych.preparation import add_content, choose_content
 
     check_new_folder(out_folder, marker=MANIFEST, overwrite=overwrite)
-    dataset = Dataset.load(data)
+    with limited(memory_limit):
+        dataset = Dataset.load(data)
     contents = choose_content(dataset, {}, text, _media(images, sounds), _encoders(encoders), asked_only=True)
     if not contents:
         raise ConfigError(
@@ -420,7 +422,9 @@ def _media(images: Path | None, sounds: Path | None) -> dict[str, Path]:
 
 
 def _encoders(pairs: list[str] | None) -> dict[str, str]:
-    return dict(read_pair("--encoder", "MODALITY=NAME", pair, "text=minilm") for pair in pairs or [])
+    named = [read_pair("--encoder", "MODALITY=NAME", pair, "text=minilm") for pair in pairs or []]
+    each_once("--encoder", [modality for modality, _ in named])
+    return dict(named)
 
 
 def _cache(folder: Path | None) -> Path | None:

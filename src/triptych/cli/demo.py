@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -52,9 +53,6 @@ def demo(
         ],
     )
     out.print(f"\nThe page with pictures: {out_folder / 'index.html'}", highlight=False, markup=False)
-    out.print(
-        f"Next: triptych serve {out_folder / 'runs' / result.best_model} --data {out_folder / 'data'}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    run_folder = out_folder / "runs" / result.best_model
+    command = shlex.join(["triptych", "serve", str(run_folder), "--data", str(out_folder / "data")])
+    out.print(f"Next: {command}", highlight=False, markup=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from triptych.cli.base import (
     SplitKind,
     SplitSeed,
     app,
+    each_once,
     read_choice,
 )
 from triptych.cli.bench import (
@@ -273,6 +274,7 @@ def _read_values(texts: list[str]) -> dict[str, list[Any]]:
     from triptych.training.recipe import parse_settings
 
     found = {}
+    each_once("values of", [text.partition("=")[0].strip() for text in texts])
     for text in texts:
         name, _, values = text.partition("=")
         whole = parse_settings([f"{name}=[{values}]" if "=" in text else text])

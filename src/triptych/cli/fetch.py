@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from triptych.cli.base import DataFolder, Json, Seed, app
+from triptych.cli.base import DataFolder, Json, Overwrite, Seed, app
 from triptych.cli.output import out, print_facts, print_json, print_table
 from triptych.errors import DataError
 
@@ -112,13 +112,14 @@ def example(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("export"),
     seed: Seed = 7,
     noise: Annotated[float, typer.Option(help="Share of items with a wrong picture and text, 0 to 1.")] = 0.1,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Write the built-in shop as its owner would export it: sales, products, and a folder of pictures."""
     from triptych.data.demo import build_shop
 
     shop = build_shop(seed=seed, noise=noise)
-    shop.export(out_folder)
+    shop.export(out_folder, overwrite=overwrite)
     facts = {
         "folder": str(out_folder),
         "sales": len(shop.interactions),

@@ -51,9 +51,17 @@ def print_table(
         out.print(notes, style="dim", highlight=False, markup=False)
 
 
+def how_split(protocol: Mapping[str, object]) -> str:
+    """Word what a split goes by, as its protocol says."""
+    drawn = ", the last of each user at random for want of times" if protocol.get("order") == "random" else ""
+    return f"{protocol['kind']}{drawn}"
+
+
 def print_facts(facts: Mapping[str, object]) -> None:
     """Print names and values for people, one a line, and what a value consists of below it."""
     table = Table(show_header=False, box=None, pad_edge=False)
+    for _ in ("name", "value"):
+        table.add_column(overflow="fold")
     for name, value in _lines(facts):
         table.add_row(Text(name), Text(value))
     out.print(table)
@@ -61,7 +69,7 @@ def print_facts(facts: Mapping[str, object]) -> None:
 
 def _lines(facts: Mapping[str, object], indent: str = "") -> Iterator[tuple[str, str]]:
     for name, value in facts.items():
-        label = indent + (name.replace("_", " ") if name.islower() else name)
+        label = indent + (name.replace("_", " ") if name.islower() and name.isidentifier() else name)
         if isinstance(value, Mapping):
             yield label, "" if value else "–"
             yield from _lines(value, indent + "  ")

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych.cli.base import Device, GraphCache, Json, MemoryLimit, SplitKind, SplitSeed, app, read_pair
+from triptych.cli.base import (
+    Device,
+    GraphCache,
+    Json,
+    MemoryLimit,
+    SplitKind,
+    SplitSeed,
+    app,
+    each_once,
+    needs,
+    read_pair,
+)
 from triptych.cli.bench import Bench, OutFolder, Seeds, Threads, Workers, read_seeds
 from triptych.cli.comparison_tables import print_comparison, worded
 from triptych.cli.output import out, print_json, print_table
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
     epilog="Example: `triptych reproduce sand 2 --data baby=data/baby --row SAND --row MGCN --seeds 1`"
 )
 def reproduce(
+    context: typer.Context,
     paper: Annotated[str, typer.Argument(help="camgr, ksi, mgnm, msi or sand.", metavar="PAPER")],
     table: Annotated[
         str | None,
@@ -62,7 +74,9 @@ def reproduce(
     from triptych.experiments.reproduction import figure_systems, table_systems
 
     plan = shipped_paper(paper)
-    if table is None and figure is None:
+    given = table is not None or figure is not None
+    needs(context, ["--data", "--row", "--seeds", "--dry-run", "--out"], "a table or --figure", met=given)
+    if not given:
         _list(plan, as_json)
         return
     if figure is not None and (table is not None or rows):
@@ -260,6 +274,7 @@ def _read_data(texts: list[str]) -> dict[str, Path]:
             "no data set is named", wanted="--data NAME=FOLDER", fix="Write for example --data baby=data/baby"
         )
     pairs = [read_pair("--data", "NAME=FOLDER", text, "baby=data/baby") for text in texts]
+    each_once("--data", [name for name, _ in pairs])
     return {name: Path(folder) for name, folder in pairs}
 
 

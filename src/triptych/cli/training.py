@@ -22,13 +22,14 @@ from triptych.cli.base import (
     SplitKind,
     SplitSeed,
     app,
+    folder_name,
     limited,
     make_split,
     read_choice,
     read_lengths,
     read_masked,
 )
-from triptych.cli.output import err, print_json, print_table
+from triptych.cli.output import err, how_split, print_json, print_table
 from triptych.errors import StorageError
 
 
@@ -91,11 +92,12 @@ def train(
     from triptych.training.recipe import find_recipe, parse_settings
     from triptych.training.trainer import CHECKPOINT
 
-    chosen = parse_settings(settings or []) | ({} if epochs is None else {"epochs": epochs})
+    chosen = parse_settings([*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])])
     recipe = find_recipe(model).with_plugins(plugins or []).with_settings(chosen)
     configs = recipe.configs()
-    dataset = Dataset.load(data)
-    folder = out_folder or Path("runs") / f"{recipe.name}-{dataset.name}-seed{seed}"
+    with limited(memory_limit):
+        dataset = Dataset.load(data)
+    folder = out_folder or Path("runs") / folder_name(recipe.name, dataset.name, f"seed{seed}")
     check_new_folder(folder, marker=RUN, overwrite=overwrite)
     checkpoints = checkpoints_of(folder)
     begun = (checkpoints / f"{CHECKPOINT}.json").is_file()
@@ -144,7 +146,7 @@ def train(
         f"has the best {configs.training.metric}",
         ["metric", "valid", "test"],
         [[metric, value, record.test.get(metric)] for metric, value in record.valid.items()],
-        notes=f"Split by {counts['kind']}: {counts['train']:,} train, {counts['valid']:,} valid, "
+        notes=f"Split by {how_split(counts)}: {counts['train']:,} train, {counts['valid']:,} valid, "
         f"{counts['test']:,} test; {counts['left_out']:,} of users without training pairs left out.\n"
         f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s an evaluation, "
         f"{record.peak_memory_bytes / 2**20:,.0f} MiB at most, on {record.device}.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,8 @@ def recommend(
             wanted="user ids, --users FILE or --all",
             fix="Choose one of these",
         )
-    needs(context, ["--user-column"], "--users", met=users_file is not None)
+    is_table = users_file is not None and users_file.suffix.lower() != ".txt"
+    needs(context, ["--user-column"], "a table as --users", met=is_table)
     needs(context, ["--titles"], "--out", met=out_file is not None)
     if out_file is not None:
         check_suffix(out_file)
@@ -119,7 +121,7 @@ def recommend(
         )
 
 
-@app.command(epilog="Example: `triptych similar runs/freedom-shop-seed7 mug-0137 --k 5`")
+@app.command(epilog="Example: `triptych similar runs/freedom-shop-seed7 mug-0217 --k 5`")
 def similar(
     run_folder: RunFolder,
     item: Annotated[str, typer.Argument(help="A raw item id.", metavar="ITEM")],
@@ -181,7 +183,8 @@ def pull(
         print_json({**facts, "path": str(out_folder)})
         return
     print_facts({"folder": str(out_folder), "from": facts["source"], **facts["counts"]})
-    line = f"Next: triptych prepare {out_folder} --out data/{out_folder.resolve().name}"
+    made = shlex.quote(f"data/{out_folder.resolve().name}")
+    line = f"Next: triptych prepare {shlex.quote(str(out_folder))} --out {made}"
     out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -129,16 +129,16 @@ class DemoShop:
             return None
         return _draw(self.shown["image"][item], np.random.default_rng([self.seed, 100 + item]))
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write the shop as its owner would hand it over: two tables and a folder of pictures.
 
         `sales.csv` lists customer, sku and date; `products.csv` sku and what the catalogue says;
         `pictures/` holds a PNG named by the sku of each product that has one.
 
         Raises:
-            StorageError: something is at `folder` already.
+            StorageError: something is at `folder` already, and `overwrite` is false or it holds no sales.csv.
         """
-        with new_folder(folder, marker="sales.csv") as new:
+        with new_folder(folder, marker="sales.csv", overwrite=overwrite) as new:
             pairs, ids = self.interactions, self.interactions.items.ids
             assert pairs.timestamp is not None
             dates = pl.Series(pairs.timestamp.astype("int64") * 1000).cast(pl.Datetime("ms"))

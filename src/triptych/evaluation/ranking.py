@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 from triptych.data.arrays import IntArray
 from triptych.data.interactions import row_offsets
 from triptych.data.split import Pairs, PartName, Split
-from triptych.errors import ConfigError, TrainingError
-from triptych.evaluation.metrics import Hits, PerUser, per_user
+from triptych.errors import ConfigError, TrainingError, nearest
+from triptych.evaluation.metrics import Hits, PerUser, parse_metric, per_user
 from triptych.scorer import Scorer
 
 Masked = Literal["train", "train+valid"]
@@ -84,16 +84,15 @@ def evaluate_ranking(
         block_size: users ranked at once; changes speed and memory only.
 
     Raises:
-        ConfigError: a list length is below 1 or above the number of items.
+        ConfigError: a list length is below 1 or above the number of items; there is no such part, or mask.
         DataError: the part is empty.
         TrainingError: a score is NaN or infinite.
     """
-    lengths = check_lengths(k, split.n_items)
+    lengths, hidden = check_lengths(k, split.n_items), masked_in(part, masked)
     split.require(part)
     wanted = split.pairs(part)
     n_relevant = np.bincount(wanted.user, minlength=split.n_users)
     users = np.flatnonzero(n_relevant)
-    hidden: Masked = masked if part == "test" else "train"
     if len(wanted) > MOST_COUNTED * len(users):
         lists = rank_lists(scorer, split, users, lengths[-1], masked=hidden, block_size=block_size)
         hits = find_hits(lists, users, wanted, split.n_items)
@@ -108,6 +107,20 @@ def evaluate_ranking(
         "users_left_out": split.n_users - len(users),
     }
     return Ranking(users, per_user(hits, n_relevant[users], lengths), protocol)
+
+
+def masked_in(part: PartName, masked: Masked) -> Masked:
+    """Say whose items are no candidates in a part: what is `masked` at test time, training's in validation.
+
+    Raises:
+        ConfigError: the part is none that is measured, or nothing of that name is masked.
+    """
+    for name, given, known in (("part", part, ("valid", "test")), ("masked", masked, get_args(Masked))):
+        if given not in known:
+            raise ConfigError(
+                f"{name} = {given!r}", wanted=" or ".join(map(repr, known)), fix=nearest(given, known)
+            )
+    return masked if part == "test" else "train"
 
 
 def memory_to_rank(n_items: int, n_users: int = BLOCK_SIZE) -> int:
@@ -315,6 +328,22 @@ def check_lengths(k: Sequence[int], n_items: int) -> tuple[int, ...]:
         raise ConfigError(
             f"list lengths k = {', '.join(map(str, lengths)) or 'none'}",
             wanted=f"numbers from 1 to {n_items:,}, the size of the catalogue",
-            fix="Choose a smaller k",
+            fix=f"Choose from 1 to {n_items:,}",
         )
     return lengths
+
+
+def check_metric(metric: str, n_items: int) -> int:
+    """Give the list length of a metric such as "recall@20", and refuse an impossible one.
+
+    Raises:
+        ConfigError: there is no such metric, or the catalogue is smaller than its lists.
+    """
+    _, length = parse_metric(metric)
+    if length > n_items:
+        raise ConfigError(
+            f"the metric {metric} on {n_items:,} items",
+            wanted=f"a list length from 1 to {n_items:,}, the size of the catalogue",
+            fix=f"Set another, such as metric={metric.partition('@')[0]}@{max(1, n_items // 2)}",
+        )
+    return length

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from triptych.data.split import Split
 from triptych.errors import ConfigError, TrainingError, nearest
-from triptych.evaluation.metrics import PerUser, parse_metric
-from triptych.evaluation.ranking import Masked, Ranking, check_lengths, evaluate_ranking
+from triptych.evaluation.metrics import PerUser
+from triptych.evaluation.ranking import Masked, Ranking, check_lengths, check_metric, evaluate_ranking
 from triptych.evaluation.significance import Comparison as Difference
 from triptych.evaluation.significance import compare_systems, correct_family
 from triptych.experiments.content import Change
@@ -183,7 +183,7 @@ def compare(
     if legacy:
         recipes = {name: recipe.with_settings({"metric_decimals": 4}) for name, recipe in recipes.items()}
     metric = _watched_metric(recipes, seeds, reference)
-    lengths = check_lengths([*k, parse_metric(metric)[1]], split.n_items)
+    lengths = check_lengths([*k, check_metric(metric, split.n_items)], split.n_items)
     split.require("valid", "test")
     sealed = split.without_test()
     jobs = {

@@ -195,7 +195,7 @@ def figure_systems(plan: PaperPlan, figure: str, data: str) -> dict[str, dict[st
         ConfigError: the paper has no such figure, or not on this data set.
     """
     if figure not in plan.figures:
-        raise _unknown(plan, "figure to draw", figure, plan.figures)
+        raise _unknown(plan, "figure", figure, plan.figures)
     known = plan.figures[figure].datasets
     if data not in known:
         raise _unknown(plan, f"figure {figure} on the data set", data, dict.fromkeys(known))

@@ -11,6 +11,7 @@ import re
 import time
 import tomllib
 from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
@@ -22,7 +23,7 @@ from triptych.errors import ConfigError, StorageError, TriptychError, nearest
 from triptych.fetch.download import Downloaded, download
 from triptych.fetch.unpack import unpack_zip
 from triptych.fetch.web import NetworkError, check_url
-from triptych.files import check_room, read_json, write_json
+from triptych.files import check_room, locked, read_json, write_json
 
 MIRROR = "TRIPTYCH_MIRROR"
 """The environment variable with the address of a local mirror: it takes the place of scheme and host."""
@@ -158,27 +159,32 @@ def get(
     Raises:
         ConfigError: no such data set or role.
         NetworkError: a file cannot be had from any of its hosts.
-        StorageError: a file is not the one expected, an archive cannot be trusted, or the disk is full.
+        StorageError: a file is not the one expected, an archive cannot be trusted, another process is
+            fetching to the same folder, or the disk is full.
     """
     entry = find_entry(name)
     chosen = entry.chosen(roles)
     home = Path(folder) / name
-    record = _Record(home, entry)
     check_room(home, sum(file.n_bytes or 0 for file in chosen if not (home / file.name).is_file()))
     fetched, unpacked = [], []
-    for file in chosen:
-        fetch = partial(
-            download, retries=retries, wait=wait, timeout=timeout, page=entry.page, sleep=sleep,
-            observer=None if observer is None else partial(observer, file.name),
-        )  # fmt: skip
-        url, found = _fetch(file, home / file.name, record.sha256(file), entry.page, fetch)
-        record.enter(file, url, found)
-        if found.attempts:
-            fetched.append(file.name)
-        if file.unpack:
-            content = home / Path(file.name).stem
-            unpack_zip(home / file.name, content)
-            unpacked.append(str(content))
+    with ExitStack() as alone:
+        with suppress(OSError):  # where no lock can be made, no file can: whoever makes one says so
+            home.mkdir(parents=True, exist_ok=True)
+            alone.enter_context(locked(home / ".lock", f"fetching in {home}"))
+        record = _Record(home, entry)
+        for file in chosen:
+            fetch = partial(
+                download, retries=retries, wait=wait, timeout=timeout, page=entry.page, sleep=sleep,
+                observer=None if observer is None else partial(observer, file.name),
+            )  # fmt: skip
+            url, found = _fetch(file, home / file.name, record.sha256(file), entry.page, fetch)
+            record.enter(file, url, found)
+            if found.attempts:
+                fetched.append(file.name)
+            if file.unpack:
+                content = home / Path(file.name).stem
+                unpack_zip(home / file.name, content)
+                unpacked.append(str(content))
     facts = record.facts({file.name for file in chosen})
     return {**facts, "folder": str(home), "fetched": fetched, "unpacked": unpacked}
 
@@ -208,7 +214,7 @@ def _fetch(
             if file.md5_url and recorded is None:
                 md5 = _published_md5(mirrored(file.md5_url), target, fetch)
             return url, fetch(url, target, sha256=file.sha256 or recorded, md5=md5, n_bytes=file.n_bytes)
-        except (NetworkError, StorageError) as error:
+        except (ConfigError, NetworkError, StorageError) as error:  # the first: it redirects to no address
             failures.append(error)
     fix = failures[0].fix
     if len(failures) > 1:
@@ -221,15 +227,23 @@ def _fetch(
 
 
 def _published_md5(url: str, target: Path, fetch: Callable[..., Downloaded]) -> str:
-    """Read the checksum that the publisher keeps beside a file."""
-    beside = target.with_name(target.name + ".md5")
-    beside.unlink(missing_ok=True)  # one that is left over may be old
-    text = fetch(url, beside, observer=None).path.read_bytes().decode("ascii", "replace")
-    beside.unlink()
-    found = re.search(r"\b[0-9a-fA-F]{32}\b", text)
+    """Read the checksum that the publisher keeps beside a file, or that somebody put there by hand."""
+    by_hand = beside = target.with_name(target.name + ".md5")
+    if by_hand.is_file():
+        beside = by_hand.with_name(by_hand.name + ".new")
+        beside.unlink(missing_ok=True)  # one that is left over may be old
+    source: str | Path = url
+    try:
+        text = fetch(url, beside, observer=None).path.read_bytes()
+        beside.unlink()
+    except NetworkError:
+        if beside == by_hand:
+            raise
+        source, text = by_hand, by_hand.read_bytes()
+    found = re.search(r"\b[0-9a-fA-F]{32}\b", text.decode("ascii", "replace"))
     if found is None:
         raise StorageError(
-            f"{url} holds no MD5 checksum",
+            f"{source} holds no MD5 checksum",
             wanted=f"that of {target.name}",
             fix="Try again later",
         )

@@ -1,7 +1,8 @@
 """Large files from the network: resumed after a break, checked, and never half-written under their name.
 
 While `NAME` is being fetched, what has come so far is in `NAME.part`, and `NAME.part.json` says what it is
-a part of. A later call goes on from there if the server still has the same file.
+a part of. A later call goes on from there if the server still has the same file. Whoever fetches it holds
+the lock `NAME.part.lock`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any
 
 from triptych.errors import StorageError
 from triptych.fetch.web import NetworkError, Trouble, check_url, content_length, open_url, pause, reading
-from triptych.files import check_room, read_json, sha256, write_atomic, write_json
+from triptych.files import check_room, locked, move_into_place, read_json, sha256, write_json
 
 Observer = Callable[[int, int | None], object]
 """Is told bytes done and bytes in all (None: the server does not say), again and again."""
 
 _CHUNK = 1 << 18
+
+_RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18})")
 
 # Suffix -> what such a file begins with.
 _BEGINNINGS = {
@@ -85,16 +88,18 @@ def download(
     Raises:
         ConfigError: an address that is neither http nor https, also after a redirect.
         NetworkError: no network, no such file, or a server that goes on failing.
-        StorageError: what came is not the file asked for, twice; or the disk refuses.
+        StorageError: what came is not the file asked for, twice; another process is fetching it; or the
+            disk refuses.
     """
-    host = check_url(url)
+    check_url(url)
     expected = _Expected(target.suffix.lower(), sha256, md5, n_bytes)
-    transfer = _Transfer(url, host, target, expected, retries, wait, timeout, observer, sleep)
+    transfer = _Transfer(url, target, expected, retries, wait, timeout, observer, sleep)
     try:
         found = _right(target, expected)
         if found is None:
             target.parent.mkdir(parents=True, exist_ok=True)
-            found = transfer.run()
+            with locked(target.with_name(target.name + ".part.lock"), f"fetching {target}"):
+                found = transfer.run()
         return Downloaded(target, target.stat().st_size, found, transfer.resumed_from, transfer.attempts)
     except Trouble as trouble:
         raise network_error(trouble, url, target, page) from trouble
@@ -153,7 +158,6 @@ class _Transfer:
     """One file on its way."""
 
     url: str
-    host: str
     target: Path
     expected: _Expected
     retries: int
@@ -185,7 +189,7 @@ class _Transfer:
                     wanted=f"the file {self.target.name} as it was published",
                     fix="Try another network, or look whether its makers have changed it",
                 ) from wrong
-        write_atomic(self.target, self.part.replace)
+        move_into_place(self.part, self.target)
         self.note.unlink(missing_ok=True)
         return found
 
@@ -226,7 +230,7 @@ class _Transfer:
             if response.status not in {206, 416}:
                 self._begin(response)
                 return
-            total = _continues(response, self.resumed_from)
+            total = _continues(response, self.resumed_from, known)
             if total is None:  # another file, or a server that miscounts: from the beginning
                 self._drop()
                 raise Trouble("the server gives another part than the one asked for", passing=True)
@@ -259,8 +263,9 @@ class _Transfer:
             raise Trouble("the connection broke off", passing=True)
 
     def _chunks(self, response: Any) -> Iterator[bytes]:
+        host = check_url(response.url)  # where redirects have led
         while True:
-            with reading(self.host):
+            with reading(host):
                 # whatever has come by now: `read` would wait for the whole of it and lose it in a break
                 chunk: bytes = response.read1(_CHUNK)
             if not chunk:
@@ -293,19 +298,22 @@ def _validator(response: Any) -> str:
     """Give what tells a changed file from the same: its tag or, failing that, its date."""
     tag: str = response.headers.get("ETag", "")
     # a weak tag promises the same meaning, not the same bytes (RFC 9110, section 13.1.5)
-    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
-def _continues(response: Any, start: int) -> int | None:
-    """Give the whole size if the answer goes on from byte `start`, or says that there is none after it."""
-    if not start:
+def _continues(response: Any, start: int, known: dict[str, Any]) -> int | None:
+    """Give the whole size if the answer goes on from byte `start`, or says that there is none after it.
+
+    Servers that heed `Range` but not `If-Range` may go on with another file than the known one.
+    """
+    ranges = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    if not start or ranges is None:
         return None
-    ranges = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", response.headers.get("Content-Range", "").strip())
-    if ranges is None:
-        return None
-    total = int(ranges[2])
+    total, validator = int(ranges[2]), known["validator"]
+    kind = "ETag" if validator.startswith('"') else "Last-Modified"
+    same = known["total"] in (None, total) and response.headers.get(kind, validator) == validator
     goes_on = int(ranges[1]) == start if ranges[1] else total == start
-    return total if goes_on else None
+    return total if same and goes_on else None
 
 
 def _right(path: Path, expected: _Expected) -> str | None:

@@ -181,6 +181,7 @@ class _Run:
         there = {item_of_file_name(path.name) for path in self.folder.iterdir()}
         missing = [item for item in self.urls if item not in there]
         before = read_json(self.folder / FAILED) if (self.folder / FAILED).exists() else {}
+        before = before.get("items", before)  # earlier versions named the items at the top
         self.lasting = {item: known for item, known in before.items() if item not in there}
         self.n_done = n_there = len(self.urls) - len(missing)
         jobs = iter([item for item in missing if retry_failed or not self._known(item)])
@@ -194,7 +195,7 @@ class _Run:
                     self.stop.set()  # leaving the pool waits for the pictures under way
         finally:
             if self.lasting != before:
-                write_json(self.folder / FAILED, self.lasting)
+                write_json(self.folder / FAILED, {"items": self.lasting})
         return PictureReport(self.fetched, n_there, dict(self.failed), self.first_failed)
 
     def _known(self, item: str) -> bool:

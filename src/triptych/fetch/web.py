@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import random
+import re
 import ssl
 import string
 import time
@@ -11,7 +12,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from importlib.metadata import version
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -52,19 +53,24 @@ class Trouble(Exception):  # noqa: N818  it is caught and worded by those who kn
         self.lasting, self.wait = lasting, wait
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, *, base: str = "") -> str:
     """Give the host of an address.
+
+    Args:
+        url: the address.
+        base: the one that refers to it, which says what it leaves out.
 
     Raises:
         ConfigError: it is no http or https address.
     """
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(urljoin(base, url))
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise _no_address(url) from error
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in {"http", "https"} or not host or re.search(r"\s", host) or port == 0:
         raise _no_address(url)
-    return parts.hostname
+    return host
 
 
 @contextmanager
@@ -104,6 +110,8 @@ def reading(host: str) -> Iterator[None]:
     """Turn whatever the network does to a block into a `Trouble`; keep files out of the block."""
     try:
         yield
+    except HTTPError:  # an answer, and no trouble with the network
+        raise
     except URLError as error:
         raise _broken(host, error.reason) from error
     except UnicodeError as error:  # a host name that cannot be one
@@ -119,7 +127,7 @@ def read_whole(url: str, *, timeout: float, max_bytes: int) -> bytes:
         Trouble: as `open_url`; also where it is larger than `max_bytes`, or ends early.
     """
     with open_url(url, timeout=timeout) as response:
-        with reading(check_url(url)):
+        with reading(check_url(response.url)):
             data: bytes = response.read(max_bytes + 1)
         if len(data) > max_bytes:
             raise Trouble(f"larger than {max_bytes:,} bytes", lasting=True)
@@ -132,7 +140,7 @@ def read_whole(url: str, *, timeout: float, max_bytes: int) -> bytes:
 def content_length(response: Any) -> int | None:
     """Give the number of bytes a server announces."""
     text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdecimal() else None
+    return int(text) if re.fullmatch(r"\d{1,18}", text) else None  # int refuses thousands of digits
 
 
 def pause(attempt: int, wait: float, trouble: Trouble) -> float:
@@ -151,8 +159,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https only."""
 
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        check_url(urljoin(req.full_url, headers.get("Location", "")))
-        return super().http_error_302(req, fp, code, msg, headers)
+        try:
+            host = check_url(headers.get("Location", ""), base=req.full_url)
+        except ConfigError:
+            fp.close()
+            raise
+        with reading(host):
+            return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
@@ -190,6 +203,8 @@ def _broken(host: str, reason: object) -> Trouble:
             return Trouble(f"{host} kept silent for too long", passing=True)
         case ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
             return Trouble("the connection broke off", passing=True)
+        case InvalidURL():
+            return Trouble(f"the address of {host}, or that of the proxy, cannot be right")
         case HTTPException() | ssl.SSLError():
             return Trouble("the connection broke off", passing=True)
     return Trouble(f"there is no network, or {host} does not answer ({reason})", passing=True, offline=True)
@@ -201,7 +216,7 @@ def _retry_after(text: str) -> float:
         return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

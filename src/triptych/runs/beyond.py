@@ -21,7 +21,7 @@ from triptych.evaluation.beyond import (
     recall_by_popularity,
 )
 from triptych.evaluation.metrics import per_user
-from triptych.evaluation.ranking import Masked, Ranking, check_lengths, find_hits, rank_lists
+from triptych.evaluation.ranking import Masked, Ranking, check_lengths, find_hits, masked_in, rank_lists
 from triptych.runs.explanation import BEHAVIOUR, modality_shares
 from triptych.runs.run import Run
 
@@ -85,14 +85,13 @@ def measure_beyond(
         DataError: the part is empty.
         StorageError: `data` holds other items.
     """
-    split, lengths = run.split, check_lengths(k, run.split.n_items)
+    split, lengths, hidden = run.split, check_lengths(k, run.split.n_items), masked_in(on, masked)
     features = {} if data is None else _features(run, data)
     group_of_item = None if groups == BY_POPULARITY else _column(run, groups)
     split.require(on)
     wanted = split.pairs(on)
     n_relevant = np.bincount(wanted.user, minlength=split.n_users)
     users = np.flatnonzero(n_relevant)
-    hidden: Masked = masked if on == "test" else "train"
     lists = rank_lists(run.scorer, split, users, lengths[-1], masked=hidden)
     hits = find_hits(lists, users, wanted, split.n_items)
     figures: dict[str, float] = {}

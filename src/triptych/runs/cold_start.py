@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from triptych.data.arrays import FloatArray, IntArray, RawId
 from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures
-from triptych.errors import ConfigError
+from triptych.errors import ConfigError, nearest
 from triptych.evaluation.ranking import check_lengths, top_k
 from triptych.graph.learned import LearnedGraph, neighbor_graph
 from triptych.graph.sparse import SparseGraph
@@ -115,10 +115,14 @@ class ItemMaker:
 
     Raises:
         StorageError: the run was trained on other data.
-        ConfigError: the data set has no dense features.
+        ConfigError: the data set has no dense features, or `by` is something else.
     """
 
     def __init__(self, run: Run, data: Dataset, *, by: By = "model", graph_cache: Path | None = None) -> None:
+        if by not in get_args(By):
+            raise ConfigError(
+                f"by = {by!r}", wanted=" or ".join(map(repr, get_args(By))), fix=nearest(by, get_args(By))
+            )
         self.run, self.by = run, by
         split = same_split(run, data)
         self.content = KnownContent(data, split)

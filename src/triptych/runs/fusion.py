@@ -23,6 +23,7 @@ from triptych.evaluation.ranking import (
     Masked,
     SeenItems,
     check_lengths,
+    check_metric,
     evaluate_ranking,
     memory_to_rank,
     top_k,
@@ -73,7 +74,7 @@ def fuse(
     whole = _shared_split(runs)
     sealed = whole.without_test()
     first = runs[0].record
-    lengths = check_lengths([*k, parse_metric(metric)[1]], sealed.n_items)
+    lengths = check_lengths([*k, check_metric(metric, sealed.n_items)], sealed.n_items)
     started = time.perf_counter()
     scorers = [run.scorer for run in runs]
     device = next(iter(scorers[0].arrays().values())).device

@@ -45,7 +45,7 @@ from triptych.files import (
 )
 from triptych.memory import free_bytes, require_memory
 from triptych.runs.record import KIND, SCHEMA_VERSION, RunRecord
-from triptych.scorer import SCORERS, FusedScorer, HistoryScorer, Scorer
+from triptych.scorer import SCORERS, EmbeddingScorer, FusedScorer, HistoryScorer, Scorer
 from triptych.training.trainer import CHECKPOINT
 
 RUN = "run.json"
@@ -168,11 +168,14 @@ class Run:
 def nearness(scorer: Scorer, item: int) -> Tensor:
     """Say how near every item is to one: (I,) on the CPU; -inf for itself, and for what nothing ties to it.
 
-    Item-to-item weights are zero where no user ties two items, which is no degree of likeness.
+    Item-to-item weights are zero where no user ties two items, which is no degree of likeness; nor have
+    vectors of width 1, such as popularity, one.
     """
     near = scorer.item_similarities(item).cpu()
     if isinstance(scorer, HistoryScorer):
         near.masked_fill_(near == 0, -torch.inf)
+    elif isinstance(scorer, EmbeddingScorer) and scorer.embeddings.items.shape[1] == 1:
+        near.fill_(-torch.inf)  # one number has no direction
     near[item] = -torch.inf
     return near
 
@@ -263,7 +266,8 @@ def load(path: str | Path) -> Run:
 
 def checkpoints_of(path: Path) -> Path:
     """Say where `triptych train` keeps the checkpoints of what becomes the run `path`."""
-    return path.with_name(f"{path.name}.checkpoint")
+    named = path if path.name.strip(".") else path.resolve()  # "." and ".." have no name to go by
+    return named.with_name(f"{named.name}.checkpoint")
 
 
 def _check_sizes(run: Run, folder: Path) -> None:

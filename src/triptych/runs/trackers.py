@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,6 +37,8 @@ Warn = Callable[[str], object]
 _EXPERIMENT = "triptych"
 _RUN_TAG = "triptych.run"
 """By it a resumed training finds its MLflow run again."""
+_FOLDER = "folder"
+"""By it a file of JSON lines says whose it is."""
 _PARAMS_AT_ONCE = 100
 """As many as an MLflow server takes in one call."""
 
@@ -71,7 +74,7 @@ class Tracker(Observer):
 
 
 class JSONLines(Tracker):
-    """One file: a line of settings, a line for each epoch, a line of what came out.
+    """One file: a line of settings and of the run's folder, a line for each epoch, a line of what came out.
 
     The file is whole at any time; each line is one JSON object with the key "settings", "epoch" or "run".
     """
@@ -82,6 +85,12 @@ class JSONLines(Tracker):
         super().__init__(run, place, resume=resume)
         self._path = Path(place) / f"{run.name}.jsonl"
         self._lines: list[dict[str, Any]] = []
+        if (other := self._of_another()) is not None:
+            raise ConfigError(
+                f"{self._path} holds the curve of {other}",
+                wanted="a file for each run",
+                fix="Name another folder with --track jsonl=FOLDER, or give the run another name",
+            )
 
     @property
     def where(self) -> str:
@@ -92,7 +101,8 @@ class JSONLines(Tracker):
         """Write the settings, and keep what a training to be resumed has written."""
         if self.resume and self._path.exists():
             self._lines = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
-        self._lines = [{"settings": dict(settings)}, *(line for line in self._lines if "epoch" in line)]
+        told = {"settings": dict(settings), _FOLDER: str(self.run.resolve())}
+        self._lines = [told, *(line for line in self._lines if "epoch" in line)]
         self._write()
 
     def on_epoch(self, record: EpochRecord) -> None:
@@ -106,6 +116,14 @@ class JSONLines(Tracker):
         """Write the summary of the run."""
         self._lines.append({"run": record.summary()})
         self._write()
+
+    def _of_another(self) -> str | None:
+        """Name the run folder that the file is of, if that is another."""
+        with suppress(OSError, ValueError), self._path.open(encoding="utf-8") as file:
+            told = json.loads(file.readline())
+            if isinstance(told, dict) and told.get(_FOLDER, here := str(self.run.resolve())) != here:
+                return str(told[_FOLDER])
+        return None
 
     def _write(self) -> None:
         write_text(self._path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in self._lines))
@@ -125,7 +143,7 @@ class TensorBoard(Tracker):
     @property
     def where(self) -> str:
         """The command that shows it."""
-        return f"tensorboard --logdir {self.place}"
+        return f"tensorboard --logdir {shlex.quote(self.place)}"
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Keep the settings for the first epoch, which tells from where on the curve is new."""
@@ -204,7 +222,7 @@ class MLflow(Tracker):
         """The command that shows it, or the server."""
         if _is_server(self.place):
             return self.place
-        return f"mlflow ui --backend-store-uri {_address(self.place)}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(_address(self.place))}"
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Begin a run, or find the one to go on with."""
@@ -264,13 +282,11 @@ class MLflow(Tracker):
 
     def _find(self, experiment: str) -> str | None:
         """Find the newest run of this folder that is not finished."""
-        runs = self._client.search_runs(
-            [experiment],
-            f"tags.`{_RUN_TAG}` = '{self.run.resolve()}' and attributes.status != 'FINISHED'",
-            max_results=1,
-            order_by=["attributes.start_time DESC"],
+        unfinished = self._client.search_runs(  # a folder's name may hold what a filter cannot
+            [experiment], "attributes.status != 'FINISHED'", order_by=["attributes.start_time DESC"]
         )
-        return runs[0].info.run_id if runs else None
+        here = str(self.run.resolve())
+        return next((run.info.run_id for run in unfinished if run.data.tags.get(_RUN_TAG) == here), None)
 
     def _log(self, figures: Mapping[str, float], epoch: int) -> None:
         with _quiet():

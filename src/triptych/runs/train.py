@@ -12,8 +12,7 @@ import numpy as np
 from triptych.data.split import Split
 from triptych.device import free_memory, resolve_device
 from triptych.errors import ConfigError, StorageError
-from triptych.evaluation.metrics import parse_metric
-from triptych.evaluation.ranking import Masked, check_lengths, evaluate_ranking
+from triptych.evaluation.ranking import Masked, check_lengths, check_metric, evaluate_ranking, masked_in
 from triptych.files import check_room, only_process
 from triptych.memory import limited_to, require_memory, restart_peak
 from triptych.models.base import ModelConfig, ModelInputs
@@ -91,7 +90,8 @@ def train(
             wanted="a model that learns by gradient",
             fix="Leave the plug-in out, or choose another model",
         )
-    lengths = check_lengths([*k, parse_metric(config.metric)[1]], split.n_items)
+    lengths = check_lengths([*k, check_metric(config.metric, split.n_items)], split.n_items)
+    masked_in("test", masked)
     restart_peak()  # what this process did before is not this training's
     whole, split = split, split.without_test()
     inputs = ModelInputs.from_split(split, graph_cache)

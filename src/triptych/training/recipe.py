@@ -211,7 +211,7 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
     """Read "field=value" pieces; values are TOML, and anything else is a string.
 
     Raises:
-        ConfigError: a piece has no "=".
+        ConfigError: a piece has no "=", or a field is set twice.
     """
     settings: dict[str, Any] = {}
     for assignment in assignments:
@@ -220,6 +220,8 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"the setting {assignment!r}", wanted="FIELD=VALUE", fix="Write for example --set n_layers=2"
             )
+        if name.strip() in settings:
+            raise ConfigError(f"{name.strip()} is set twice", wanted="one value", fix="Leave one of them out")
         try:
             settings[name.strip()] = tomllib.loads(f"value = {text}")["value"]
         except (ValueError, RecursionError):  # TOMLDecodeError is a ValueError

@@ -139,6 +139,7 @@ class Trainer:
         self.observer = observer or Observer()
         self.progress = Progress()
         self.saved_epoch = 0
+        self._epoch = 0  # under way, or just being told of
         self._signals = DeferredSignals(self._on_signal, active=False)
         self._may_stop = False
         self.best: Tensors = {}
@@ -192,9 +193,10 @@ class Trainer:
 
     def _on_signal(self) -> None:
         if not self._may_stop:
-            self.observer.on_stopping(self.progress.epoch + 1)
+            self.observer.on_stopping(self._epoch)
 
     def _run_epoch(self, epoch: int) -> EpochRecord:
+        self._epoch = epoch
         started = time.perf_counter()
         losses = self._train_epoch(epoch)
         trained = time.perf_counter()
