@@ -252,10 +252,10 @@ def test_what_looks_like_markup_is_printed_as_it_is(call, tmp_path):
     (tmp_path / "items.csv").write_text("item,title\n[/x],[red]Mug[/blue]\n[b],[/] red pan\n")
     called = call(
         "prepare", tmp_path / "sales.csv", "--items", tmp_path / "items.csv", "--encoder", "text=tfidf",
-        "--name", "shop [v1][/]", "--out", tmp_path / "data",
+        "--name", "shop [v1][red]", "--out", tmp_path / "data",
     )  # fmt: skip
     assert called.status == 0
-    assert called.stdout.startswith("shop [v1][/] in ")
+    assert called.stdout.startswith("shop [v1][red] in ")
     described = call("describe", tmp_path / "data", "--page", tmp_path / "[/page].html")
     assert described.status == 0
     assert "[red]Mug[/blue] ([/x])" in described.stdout
@@ -305,3 +305,22 @@ def test_ctrl_c_is_answered(call, export, monkeypatch, tmp_path):
     assert called.status == 130
     assert "what was encoded is kept" in called.stderr
     assert call("prepare", export, "--out", tmp_path / "data", "--json").json["error"]["found"] == "stopped"
+
+
+def test_columns_that_are_not_read_are_named(call, tmp_path):
+    more = [f"c{n:02}" for n in range(20)]
+    rows = "".join(f"{user},{user},i{item},1{',x' * 20}\n" for user in "ab" for item in range(3))
+    (tmp_path / "orders.csv").write_text(",".join(["order_id", "user", "item", "Menge", *more]) + "\n" + rows)
+    called = call("prepare", tmp_path / "orders.csv", "--out", tmp_path / "wide")
+    said = f"Columns not read of orders.csv: order_id, Menge, {', '.join(more[:18])} and 2 more"
+    assert said in " ".join(called.stdout.split())
+    facts = call("describe", tmp_path / "wide", "--json").json
+    assert facts["provenance"]["columns_not_read"] == {"orders.csv": ["order_id", "Menge", *more]}
+
+
+def test_a_name_that_leads_elsewhere_is_refused(call, tmp_path):
+    (tmp_path / "orders.csv").write_text("user,item\na,1\n")
+    called = call("prepare", tmp_path / "orders.csv", "--name", "../../esc", "--out", tmp_path / "data")
+    assert called.status == 2
+    assert "Call it 'esc' with --name" in " ".join(called.stderr.split())
+    assert not (tmp_path / "data").exists()

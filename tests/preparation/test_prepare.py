@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -353,3 +354,42 @@ def test_other_encodings_are_read_when_named(tmp_path, encoding):
     assert data.titles == ["Café", "Tee"]
     with pytest.raises(TriptychError, match="--encoding"):
         prepare(tmp_path / "sales.csv", name="shop", text="none")
+
+
+def test_columns_that_nothing_is_made_of_are_kept_by_name(tmp_path):
+    (tmp_path / "orders.csv").write_text(
+        "order_id,Customer ID,Product ID,Menge,Order Date\n7,a,1,2,2024-01-01\n8,b,1,1,2024-01-02\n"
+    )
+    (tmp_path / "products.csv").write_text("Product ID,Titel,Preis\n1,Mug,3\n")
+    data = prepare(tmp_path, name="shop", text="none")
+    assert data.interactions.timestamp.tolist() == [1704067200, 1704153600]
+    assert data.provenance["columns_not_read"] == {"orders.csv": ["order_id", "Menge"]}
+    assert {"Titel", "Preis"} <= set(data.item_table.columns)  # all of an item table is kept
+    timeless = prepare(tmp_path, name="shop", text="none", columns=Columns(timestamp="none"))
+    assert timeless.provenance["columns_not_read"] == {"orders.csv": ["order_id", "Menge", "Order Date"]}
+    (tmp_path / "orders.csv").write_text("user,Product ID\na,1\n")
+    assert prepare(tmp_path, name="shop", text="none").provenance["columns_not_read"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("../../esc", "esc"),
+        ("a/b", "a-b"),
+        ("/abs", "abs"),
+        ("a/", "a"),
+        (".", "shop"),
+        ("..", "shop"),
+        ("", "shop"),
+    ],
+)
+def test_a_name_is_no_path(tmp_path, name, better):
+    with pytest.raises(
+        ConfigError, match=rf"named '{re.escape(name)}'; wanted .*\. Call it '{better}' with --name\.$"
+    ):
+        prepare(tmp_path / "none", name=name)
+
+
+@pytest.mark.parametrize("name", ["shop", "Läden 2024", "shop.v1", "...", "a\\b"])
+def test_a_name_of_one_piece_is_a_name(shop, name):
+    assert prepare(shop / "ratings.csv", name=name).name == name

@@ -103,6 +103,8 @@ def test_training_beyond_the_limit_is_refused_before_it_begins(tmp_path: Path, c
     arguments = ["train", "lightgcn", str(tmp_path / "data"), "-k", "2", "--set", "metric=recall@2", "--device", "cpu",
                  "--epochs", "1", "--out", str(tmp_path / "run")]  # fmt: skip
     assert command([*arguments, "--memory-limit", "1MB"]) == 2
+    assert f"loading {tmp_path / 'data'} needs about" in " ".join(capsys.readouterr().err.split())
+    assert command([*arguments, "--memory-limit", f"{memory.resident_bytes() + (24 << 20)}"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "training lightgcn needs about" in said
     assert "embedding_dim" in said
@@ -254,7 +256,7 @@ def test_rows_too_wide_are_refused_when_the_first_batch_shows_it(tmp_path: Path)
     with (
         memory.limited_to(memory.resident_bytes() + (64 << 20)),
         pytest.raises(
-            ConfigError, match=r"encoding 98 texts needs about [\d,]+ bytes.*what was encoded is kept"
+            ConfigError, match=r"encoding 100 texts needs about [\d,]+ bytes.*what was encoded is kept"
         ),
     ):
         encode("text", texts, encoder, cache_dir=tmp_path)

@@ -220,3 +220,16 @@ def test_users_are_read_from_files(tmp_path: Path):
     (tmp_path / "holes.csv").write_text("customer,sku\nb,1\n,1\n")
     with pytest.raises(DataError, match="1 empty or bad ids"):
         read_users(tmp_path / "holes.csv")
+
+
+def test_the_row_without_a_user_id_is_named_as_the_file_counts(tmp_path: Path):
+    (tmp_path / "users.csv").write_text("user,n\nu0001,1\nu0001,2\nu0001,3\n,4\nu0002,5\n")
+    with pytest.raises(DataError, match=r"column 'user' has 1 empty or bad ids, first in data row 4;"):
+        read_users(tmp_path / "users.csv")
+
+
+@pytest.mark.parametrize("text", ["\n", " \n\t\n", "\ufeff", "\ufeff\n\n"])
+def test_a_text_without_ids_is_refused(tmp_path: Path, text: str):
+    (tmp_path / "ids.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"ids\.txt holds no ids; wanted an id in each line\."):
+        read_users(tmp_path / "ids.txt")

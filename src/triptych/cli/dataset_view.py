@@ -12,7 +12,7 @@ from triptych.cli.output import out, print_facts, print_table
 if TYPE_CHECKING:
     from triptych.data.dataset import Dataset
 
-_SHOWN_UNUSED = 20
+_SHOWN_NAMES = 20
 _LEVELS = ("min", "p25", "median", "p75", "p90", "p99", "max", "mean")
 
 
@@ -98,9 +98,11 @@ def _show_origin(provenance: Mapping[str, Any]) -> None:
         names = ", ".join(f"{role} {file.get('file', file.get('folder'))}" for role, file in files.items())
         out.print(f"\nRead as {provenance['layout']}: {names}", highlight=False, markup=False)
     if unused := provenance.get("files_not_used"):
-        more = f" and {len(unused) - _SHOWN_UNUSED:,} more" if len(unused) > _SHOWN_UNUSED else ""
-        shown = ", ".join(unused[:_SHOWN_UNUSED]) + more
+        shown = _first_names(unused)
         out.print(f"Not used, since it is not clear what they are: {shown}", highlight=False, markup=False)
+    for file, columns in provenance.get("columns_not_read", {}).items():
+        shown = _first_names(columns)
+        out.print(f"Columns not read of {file}: {shown}", highlight=False, markup=False)
     if items := provenance.get("items"):
         odd = ", ".join(
             f"{count:,} {what.replace('_', ' ')}" for what, count in items.items() if what != "rows" and count
@@ -120,6 +122,11 @@ def _show_origin(provenance: Mapping[str, Any]) -> None:
             ["step", "", *(name.replace("_", " ") for name in removed)],
             [[step["step"], _settings(step), *(step.get(name, "") for name in removed)] for step in steps],
         )
+
+
+def _first_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN_NAMES:,} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more
 
 
 def _show_left_out(what: str, bad: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -18,15 +19,20 @@ import polars as pl
 from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.errors import DataError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 CHUNK_BYTES = 1 << 25
 LONGEST_LINE = 1 << 28
 """Bytes; a longer line is no record, but what a bomb unpacks to."""
 DEEPEST = 64
 """How often values of a record may lie within each other: finding types far deeper takes minutes."""
 
-COMPRESSIONS = (".gz", ".bz2", ".xz")
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes of files that are decompressed on the way."""
-DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstd.ZstdError)
 """What reading a damaged compressed file can end in."""
 
 _GROWTH, _GROWN = 200, 1 << 30
@@ -94,7 +100,7 @@ def read_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading; `.gz`, `.bz2` and `.xz` are decompressed on the way."""
+    """Open a file for reading; those of `COMPRESSIONS` are decompressed on the way."""
     return unpacking(path, path.suffix)
 
 
@@ -107,6 +113,8 @@ def unpacking(source: Path | IO[bytes], suffix: str) -> IO[bytes]:
             return cast(IO[bytes], bz2.open(source, "rb"))
         case ".xz":
             return cast(IO[bytes], lzma.open(source, "rb"))
+        case ".zst":
+            return cast(IO[bytes], zstd.open(source, "rb"))
     return source.open("rb") if isinstance(source, Path) else source
 
 

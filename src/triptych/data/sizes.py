@@ -25,8 +25,6 @@ _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, *DAMAGED
 def table_size(path: Path) -> tuple[int, int]:
     """Estimate bytes and rows of a table once it is unpacked; what cannot be read is the reader's to say."""
     packed = path.stat().st_size
-    if path.suffix.lower() == ".zst":  # polars alone reads these
-        return _GROWTH * packed, _GROWTH * packed // _LINE
     with suppress(*_UNREADABLE):
         if table_suffix(path) == ".parquet":
             return _GROWTH * packed, int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())

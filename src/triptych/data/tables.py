@@ -6,12 +6,10 @@ import codecs
 import csv
 import io
 import json
-import lzma
 import os
 import re
 import subprocess
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from triptych.data.bad_rows import BadRows
 from triptych.data.columns import free_name
 from triptych.data.lines import (
     COMPRESSIONS,
+    DAMAGED,
     open_bytes,
     read_json_lines,
     read_unpacked,
@@ -30,7 +29,6 @@ from triptych.data.lines import (
 )
 from triptych.errors import ConfigError, DataError
 
-_COMPRESSIONS = {*COMPRESSIONS, ".zst"}
 _PART_BYTES = 1 << 20
 _NO_QUOTES = bytes(set(range(256)) - set(b'"\n'))
 _INTEGER = r"^(?:0|-?[1-9][0-9]*)$"  # nothing that would change when written again: no "007", "+7", "-0"
@@ -42,8 +40,7 @@ _LONGEST_HEADER, _LONGEST_FIELD = 1 << 22, 1 << 30
 """Letters."""
 
 _UNREADABLE = (
-    pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error, zlib.error, lzma.LZMAError,
-    EOFError, OSError, ValueError, RecursionError,
+    pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error, *DAMAGED, ValueError, RecursionError,
 )  # fmt: skip
 """What reading a damaged table can end in."""
 
@@ -123,7 +120,7 @@ def is_table(path: Path) -> bool:
 
 def table_suffix(path: Path) -> str:
     """Give the suffix that names a table's format, without that of its compression, in lower case."""
-    compressed = path.suffix.lower() in _COMPRESSIONS
+    compressed = path.suffix.lower() in COMPRESSIONS
     return (Path(path.stem).suffix if compressed else path.suffix).lower()
 
 
@@ -153,9 +150,6 @@ def naming(source: str) -> Iterator[None]:
 
 def _first_line(path: Path, encoding: str) -> str:
     """Read the first line that is not blank."""
-    if path.suffix.lower() == ".zst":  # polars alone reads these
-        lines = pl.scan_csv(path, has_header=False, separator="\0", quote_char=None, n_rows=1).collect()
-        return str(lines.item(0, 0))
     with open_bytes(path) as file:
         text = io.TextIOWrapper(
             file, encoding="utf-8-sig" if _is_utf8(encoding) else encoding, errors="replace"
@@ -190,8 +184,6 @@ def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
             _check_quotes(source, separator)
         frame.columns = _distinct(_column_names(_as_written(frame.columns), typed))
     except (pl.exceptions.ComputeError, UnicodeDecodeError, csv.Error):
-        if path.suffix.lower() == ".zst":  # polars alone reads these
-            raise
         frame = _read_row_by_row(path, bad, encoding, separator, typed)
     if frame.width > 1 and frame.to_series(0).null_count():
         n_rows = frame.height
@@ -236,9 +228,6 @@ def _may_hold_stray(text: bytes) -> bool:
 
 def _parts(source: Path | bytes) -> Iterator[bytes]:
     """Give a text in pieces of whole lines."""
-    if isinstance(source, Path) and source.suffix.lower() == ".zst":  # polars alone reads these
-        lines = pl.scan_csv(source, has_header=False, separator="\0", quote_char=None, infer_schema=False)
-        source = "\n".join(lines.collect().to_series().drop_nulls()).encode()
     with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
         while part := file.read(_PART_BYTES) + file.readline():
             yield part
@@ -366,8 +355,6 @@ def _try_apart(path: Path) -> None:
 
 
 def _read_json(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
-    if path.suffix.lower() == ".zst":  # polars alone reads these
-        return pl.read_ndjson(path.read_bytes(), infer_schema_length=None)
     return read_json_lines(path, bad=bad)
 
 

@@ -99,10 +99,6 @@ class FeatureBank(nn.Module):
         present = self.get_buffer(_name(modality) + "_present")
         return present if items is None else present[items]
 
-    def concatenated(self, items: Tensor | None = None) -> Tensor:
-        """Give the raw rows of all modalities side by side: (n, sum of F)."""
-        return torch.cat([self.rows(modality, items) for modality in self.dims], dim=1)
-
 
 class Projector(nn.Module):
     """A linear map per modality from its raw features to a common width.

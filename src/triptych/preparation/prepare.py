@@ -12,7 +12,7 @@ import polars as pl
 
 from triptych.data.arrays import RawId
 from triptych.data.bad_rows import BadRows
-from triptych.data.columns import Columns
+from triptych.data.columns import Columns, resolve_columns
 from triptych.data.dataset import Dataset
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures, check_modality, combine
@@ -55,7 +55,7 @@ def prepare(
 
     Args:
         source: a table of interactions, or a folder in a layout that `triptych.data.layouts` knows.
-        name: how reports call the data set.
+        name: how reports call the data set, and what folders of runs are called after: no path.
         layout: the layout's name; None to find out.
         columns: which columns mean what, where they are not those of the layout; "none" for one that is
             not to be read.
@@ -82,8 +82,10 @@ def prepare(
 
     Raises:
         DataError: a file is missing or damaged, or a value in it is wrong.
-        ConfigError: settings that cannot go together, or files that need more memory than is free.
+        ConfigError: a name that is a path, settings that cannot go together, or files that need more memory
+            than is free.
     """
+    _check_name(name)
     for modality in [*(modality for modality, _ in features), *(media or {})]:
         check_modality(modality)
     bad = BadRows(max_bad)
@@ -102,15 +104,18 @@ def prepare(
         fix="Prepare where there is more, or files with fewer rows or without columns that nobody needs",
     )
     frame, usual = found.read_interactions(bad)
-    meaning = _merge(usual, columns)
+    file = found.files.get("interactions", Path(source)).name
+    with naming(file):
+        meaning = resolve_columns(frame, _merge(usual, columns))
     read = interactions_from_frame(
         frame,
         meaning,
-        file=found.files.get("interactions", Path(source)).name,
+        file=file,
         filters=filters,
         label_meaning=label_meaning,
         bad=bad,
     )
+    not_read = [name for name in frame.columns if name not in asdict(meaning).values()]
     del frame  # the largest thing in memory
     interactions, steps = filter_pairs(filters, read.interactions)
     table = _ItemTable.read(found, interactions.items, bad, items_file, meaning.item)
@@ -121,6 +126,7 @@ def prepare(
         "layout": found.name,
         "files": {role: describe_file(path) for role, path in found.files.items()},
         "columns": {role: column for role, column in asdict(meaning).items() if column},
+        "columns_not_read": {file: not_read} if not_read else {},
         "files_not_used": list(found.unused),
         "unusable": bad.all(),
         "steps": [*read.steps, *steps],
@@ -137,6 +143,18 @@ def prepare(
     return add_content(
         data, contents, cache_dir=cache_dir, device=device, thumbnails=thumbnails, observer=observer
     )
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that leads elsewhere where a path is made of it."""
+    path = Path(name)
+    if name in ("", "..") or path.name != name:
+        better = "-".join(part for part in path.parts if part not in (path.anchor, "..")) or "shop"
+        raise ConfigError(
+            f"a data set named '{name}'",
+            wanted="a name that a folder can have",
+            fix=f"Call it '{better}' with --name",
+        )
 
 
 def _with_given(

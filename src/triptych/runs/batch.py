@@ -23,7 +23,7 @@ from triptych.data.frames import check_suffix, write_frames
 from triptych.data.ids import IdMap, id_array
 from triptych.data.split import Pairs, Split
 from triptych.data.tables import existing_file, read_table
-from triptych.errors import ConfigError, DataError, UnknownIdError
+from triptych.errors import ConfigError, DataError, UnknownIdError, nearest
 from triptych.evaluation.ranking import (
     BLOCK_SIZE,
     SeenItems,
@@ -291,11 +291,14 @@ def read_users(path: str | Path, column: str | None = None) -> list[RawId]:
                 wanted="an id in each line",
                 fix="Save it as UTF-8, or give a table",
             ) from error
-        return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    frame = read_table(path)
-    ids = frame[existing_column(frame, column or frame.columns[0], "--user-column")]
-    found: list[RawId] = id_array(ids.unique(maintain_order=True)).tolist()
-    return found
+        ids: list[RawId] = [line.strip() for line in lines if line.strip()]
+        if not ids:
+            raise DataError(f"{path} holds no ids", wanted="an id in each line", fix="Check how it was made")
+    else:
+        frame = read_table(path)
+        named = frame[existing_column(frame, column or frame.columns[0], "--user-column")]
+        ids = id_array(named).tolist()  # of all rows, so that a message counts as the file does
+    return list(dict.fromkeys(ids))
 
 
 def diversify(
@@ -387,6 +390,10 @@ def _seen_items(split: Split, exclude: Excluded) -> SeenItems:
         "train+valid": [split.train, split.valid],
         "all": [Pairs(interactions.user, interactions.item)],
     }
+    if exclude not in parts:
+        raise ConfigError(
+            f"exclude = {exclude!r}", wanted="one of: " + ", ".join(parts), fix=nearest(exclude, parts)
+        )
     return SeenItems(parts[exclude], split.n_users)
 
 

@@ -298,3 +298,40 @@ def test_broken_lines_are_counted(tmp_path):
         match=r"goods\.csv: 2 of 5 rows cannot be used.*repeated item: column 'sku' holds 'M1' in data row 4",
     ):
         layout.read_items(ids("M1"), bad)
+
+
+SHOP_TIMES = ["Order Date", "orderedAt", "purchase_date", "purchased_at", "sale_date", "sold_at", "created"]
+
+
+@pytest.mark.parametrize("name", SHOP_TIMES)
+def test_what_shops_call_the_time_of_a_sale_is_known(tmp_path, name):
+    (tmp_path / "a.csv").write_text(f"order_id,Customer ID,Product ID,when,{name}\n7,1,2,3,2024-01-01\n")
+    frame, columns = Tables.find(tmp_path).read_interactions(BadRows())
+    assert columns.timestamp == name
+    assert interactions_from_frame(frame, columns).interactions.timestamp.tolist() == [1704067200]
+
+
+MISTYPED = {
+    "user": (Columns(user="costumer_id"), "costumer_id", "user", "customer_id"),
+    "item": (Columns(user="customer_id", item="sku_"), "sku_", "item", "sku"),
+}
+
+
+@pytest.mark.parametrize("layout", [None, "tables"])
+@pytest.mark.parametrize("role", MISTYPED)
+def test_a_mistyped_column_is_named_where_no_table_has_it(tmp_path, role, layout):
+    write_shop(tmp_path)
+    said, name, option, near = MISTYPED[role]
+    message = rf"no table in .* has a column '{name}' \(--{option}\); wanted one of .*age.*price.*Did you mean '{near}'"
+    with pytest.raises(DataError, match=message):
+        find_layout(tmp_path, layout, Hints(columns=said))
+
+
+def test_what_a_table_with_the_said_columns_lacks_is_named(tmp_path):
+    (tmp_path / "verkauf.csv").write_text("Kunde,Ware\na,1\n")
+    (tmp_path / "waren.csv").write_text("Ware,Titel\n1,Tasse\n")
+    with pytest.raises(DataError, match=r"verkauf\.csv: no column has a well-known name for --item"):
+        find_layout(tmp_path, hints=Hints(columns=Columns(user="Kunde", timestamp="none")))
+    for said in (Columns(), Columns(item="Ware")):  # either table could be meant
+        with pytest.raises(DataError, match="does not look like any layout"):
+            find_layout(tmp_path, hints=Hints(columns=said))

@@ -19,13 +19,17 @@ from triptych.data.ids import IdMap
 from triptych.data.layouts.base import MEDIA_ROLES, Hints, Layout
 from triptych.data.readers import read_item_table
 from triptych.data.tables import is_table, naming, read_header, read_table
-from triptych.errors import DataError
+from triptych.errors import DataError, nearest
 
 WELL_KNOWN: Mapping[str, Sequence[str]] = {
     "rating": ("rating", "stars", "score", "overall"),
-    "timestamp": ("timestamp", "datetime", "date", "createdat", "when", "time"),
+    "timestamp": (
+        "timestamp", "datetime", "date", "orderdate", "ordertime", "orderedat", "purchasedate",
+        "purchasetime", "purchasedat", "saledate", "soldat", "transactiondate", "invoicedate", "eventtime",
+        "createdat", "createdon", "created", "when", "time",
+    ),
     "label": ("xlabel", "split"),
-}
+}  # fmt: skip
 """Names of columns that are read unasked, in lower case and without underscores; the first wins."""
 
 _MODALITIES = ("image", "text", "audio")
@@ -63,7 +67,8 @@ class Tables(Layout):
             hints: what the user says of the tables.
 
         Raises:
-            DataError: two files could be meant for the same thing, or a table cannot be read.
+            DataError: two files could be meant for the same thing, a table cannot be read, or none has the
+                columns that the user names.
         """
         if path.is_file():
             return cls({"interactions": path}, hints) if is_table(path) else None
@@ -83,10 +88,7 @@ class Tables(Layout):
         }
         interactions = _only(list(of_user), "tables of interactions", "Give the one that is meant by itself")
         if interactions is None:
-            if len(headers) == 1 and (head := next(iter(headers.values()))).width:  # say why it is none
-                entry = next(iter(headers))
-                with naming(entry.name):
-                    resolve_columns(head, hints.columns)
+            _say_why_none(path, headers, hints.columns)
             return None
         others = [entry for entry in headers if entry not in of_user]
         items = [entry for entry in others if _has_item(headers[entry], of_user[interactions], hints)]
@@ -167,6 +169,23 @@ def usual_columns(frame: pl.DataFrame, said: Columns) -> Columns:
     with suppress(DataError):
         ids = resolve_columns(frame, ids)
     return replace(ids, **optional)
+
+
+def _say_why_none(path: Path, headers: Mapping[Path, pl.DataFrame], said: Columns) -> None:
+    """Raise a `DataError` where it is clear why none of the tables in `path` holds interactions."""
+    there = sorted({name for head in headers.values() for name in head.columns})
+    named = {name: option for option, name in (("--user", said.user), ("--item", said.item)) if name}
+    for name, option in named.items():
+        if there and name not in there:
+            raise DataError(
+                f"no table in {path} has a column '{name}' ({option})",
+                wanted="one of " + ", ".join(there),
+                fix=nearest(name, there),
+            )
+    meant = [entry for entry, head in headers.items() if head.width and named.keys() <= set(head.columns)]
+    if len(meant) == 1:
+        with naming(meant[0].name):
+            resolve_columns(headers[meant[0]], Columns(user=said.user, item=said.item))
 
 
 def _has_item(head: pl.DataFrame, like: str, hints: Hints) -> bool:
