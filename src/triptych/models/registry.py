@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -20,23 +20,81 @@ Kind = Literal["collaborative", "content"]
 Model = TypeVar("Model", bound=type[Recommender])
 
 
-@dataclass(frozen=True)
-class ModelEntry:
-    """What the registry knows of a model.
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What a registry knows of anything in it.
 
     Args:
         name: how commands and recipes call it.
-        model: its class.
-        config: the class of its settings.
-        paper: authors' title of the model, with where to find it.
+        paper: authors' title, with where to find it.
         year: of publication.
     """
 
     name: str
-    model: type[Recommender]
-    config: type[ModelConfig]
     paper: str
     year: int
+
+
+AnyEntry = TypeVar("AnyEntry", bound=Entry)
+
+
+class Registry(Generic[AnyEntry]):
+    """Entries by name; those of a package are there once its modules are imported, which the first look does.
+
+    Args:
+        what: is registered, in a word.
+        package: whose modules enter their own.
+    """
+
+    def __init__(self, what: str, package: str) -> None:
+        self._what, self._package = what, package
+        self._entries: dict[str, AnyEntry] = {}
+
+    def enter(self, entry: AnyEntry) -> None:
+        """Enter it, in the place of another of its name."""
+        self._entries[entry.name] = entry
+
+    def all(self) -> list[AnyEntry]:
+        """List the entries, by year and name."""
+        return sorted(self._known().values(), key=lambda entry: (entry.year, entry.name))
+
+    def find(self, name: str) -> AnyEntry:
+        """Find an entry.
+
+        Raises:
+            ConfigError: there is none of that name; the message gives the nearest one.
+        """
+        known = self._known()
+        if name not in known:
+            raise ConfigError(
+                f"there is no {self._what} '{name}'",
+                wanted=f"a {self._what} of 'triptych models'",
+                fix=nearest(name, known),
+            )
+        return known[name]
+
+    def _known(self) -> dict[str, AnyEntry]:
+        _import_modules(self._package)
+        return self._entries
+
+
+@cache
+def _import_modules(package: str) -> None:
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry(Entry):
+    """What the registry knows of a model.
+
+    Args:
+        model: its class.
+        config: the class of its settings.
+    """
+
+    model: type[Recommender]
+    config: type[ModelConfig]
 
     @property
     def kind(self) -> Kind:
@@ -63,30 +121,22 @@ class ModelEntry:
         }
 
 
-_REGISTRY: dict[str, ModelEntry] = {}
+_MODELS = Registry[ModelEntry]("model", "triptych.models")
 
 
 def register(name: str, config: type[ModelConfig], *, paper: str, year: int) -> Callable[[Model], Model]:
     """Enter a model under a name; also for models outside the library."""
 
     def enter(model: Model) -> Model:
-        _REGISTRY[name] = ModelEntry(name, model, config, paper, year)
+        _MODELS.enter(ModelEntry(name=name, model=model, config=config, paper=paper, year=year))
         return model
 
     return enter
 
 
-@cache
-def _import_own_models() -> None:
-    package = importlib.import_module("triptych.models")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"triptych.models.{module.name}")
-
-
 def models() -> list[ModelEntry]:
     """List the known models, by year and name."""
-    _import_own_models()
-    return sorted(_REGISTRY.values(), key=lambda entry: (entry.year, entry.name))
+    return _MODELS.all()
 
 
 def model_entry(name: str) -> ModelEntry:
@@ -95,14 +145,7 @@ def model_entry(name: str) -> ModelEntry:
     Raises:
         ConfigError: there is none of that name; the message gives the nearest one.
     """
-    _import_own_models()
-    if name not in _REGISTRY:
-        raise ConfigError(
-            f"there is no model '{name}'",
-            wanted="a name from 'triptych models'",
-            fix=nearest(name, _REGISTRY),
-        )
-    return _REGISTRY[name]
+    return _MODELS.find(name)
 
 
 def model_entry_of(config: ModelConfig) -> ModelEntry:

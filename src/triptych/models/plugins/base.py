@@ -15,16 +15,12 @@ class Centred(Plugin):
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from triptych.errors import ConfigError, nearest
 from triptych.models.base import (
     Group,
     Losses,
@@ -35,7 +31,7 @@ from triptych.models.base import (
     Step,
     Triplets,
 )
-from triptych.models.registry import create_model, make_config
+from triptych.models.registry import Entry, Registry, create_model, make_config
 from triptych.scorer import Embeddings
 
 
@@ -160,26 +156,20 @@ class PluggedIn(Recommender):
             yield name, plugin
 
 
-@dataclass(frozen=True)
-class PluginEntry:
+@dataclass(frozen=True, kw_only=True)
+class PluginEntry(Entry):
     """What is known of a plug-in.
 
     Args:
-        name: how commands and recipes call it.
         plugin: its class.
         config: the class of its settings.
-        paper: authors' title, with where to find it.
-        year: of publication.
     """
 
-    name: str
     plugin: type[Plugin]
     config: type[PluginConfig]
-    paper: str
-    year: int
 
 
-_REGISTRY: dict[str, PluginEntry] = {}
+_PLUGINS = Registry[PluginEntry]("plug-in", "triptych.models.plugins")
 
 Kind = TypeVar("Kind", bound=type[Plugin])
 
@@ -190,23 +180,15 @@ def register_plugin(
     """Enter a plug-in under a name; also for plug-ins outside the library."""
 
     def enter(plugin: Kind) -> Kind:
-        _REGISTRY[name] = PluginEntry(name, plugin, config, paper, year)
+        _PLUGINS.enter(PluginEntry(name=name, plugin=plugin, config=config, paper=paper, year=year))
         return plugin
 
     return enter
 
 
-@cache
-def _import_own_plugins() -> None:
-    package = importlib.import_module("triptych.models.plugins")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"triptych.models.plugins.{module.name}")
-
-
 def plugins() -> list[PluginEntry]:
     """List the known plug-ins, by year and name."""
-    _import_own_plugins()
-    return sorted(_REGISTRY.values(), key=lambda entry: (entry.year, entry.name))
+    return _PLUGINS.all()
 
 
 def plugin_entry(name: str) -> PluginEntry:
@@ -215,14 +197,7 @@ def plugin_entry(name: str) -> PluginEntry:
     Raises:
         ConfigError: there is none of that name; the message gives the nearest one.
     """
-    _import_own_plugins()
-    if name not in _REGISTRY:
-        raise ConfigError(
-            f"there is no plug-in '{name}'",
-            wanted="a plug-in of 'triptych models'",
-            fix=nearest(name, _REGISTRY),
-        )
-    return _REGISTRY[name]
+    return _PLUGINS.find(name)
 
 
 def make_plugin_configs(
