@@ -233,3 +233,8 @@ def test_a_text_without_ids_is_refused(tmp_path: Path, text: str):
     (tmp_path / "ids.txt").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"ids\.txt holds no ids; wanted an id in each line\."):
         read_users(tmp_path / "ids.txt")
+
+
+def test_what_is_no_exclusion_is_refused(run: Run):
+    with pytest.raises(ConfigError, match=r"exclude = 'trian'.*Did you mean 'train'"):
+        run.recommend(["u000"], 2, exclude="trian")

@@ -293,3 +293,8 @@ def test_content_without_meaning_finds_no_more_than_chance(shop: Dataset):
     config = TrainConfig(epochs=10, learning_rate=0.01)
     found = measure_new_items("vbpr", replace(shop, features=shuffled), k=(5,), config=config, device="cpu")
     assert found.figures["model"]["recall@5"] < 1.35 * found.figures["random"]["recall@5"]
+
+
+def test_a_way_that_is_none_is_refused(split: Split):
+    with pytest.raises(ConfigError, match=r"by = 'neighbours'.*Did you mean 'neighbors'"):
+        ItemMaker(trained("vbpr", split), split.data, by="neighbours")
