@@ -246,8 +246,10 @@ def test_features_may_differ(runs: list[Run], split: Split):
 
 
 def test_what_cannot_be_measured_is_refused(runs: list[Run]):
-    with pytest.raises(ConfigError, match="list lengths"):
+    with pytest.raises(ConfigError, match="the metric recall@20 on 12 items"):
         fuse(runs, metric="recall@20", k=(2,))
+    with pytest.raises(ConfigError, match="list lengths"):
+        fuse(runs, metric="recall@2", k=(20,))
     with pytest.raises(ConfigError, match="the metric"):
         fuse(runs, metric="recal@2", k=(2,))
     broken = replace(runs[0], scorer=table(np.full((40, 12), np.nan)))

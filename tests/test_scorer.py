@@ -143,3 +143,15 @@ def test_fused_scores_are_the_weighted_sum_of_comparable_ones(how: str):
 def ten_times(scorer: Scorer) -> Scorer:
     arrays = {**scorer.arrays(), "weights": 10 * scorer.arrays()["weights"]}
     return SCORERS[scorer.kind].from_arrays(arrays)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e20, 1e34])
+def test_standard_scores_do_not_depend_on_the_scale(scale: float):
+    scores = torch.tensor([[1.0, 2.0, 4.0, -3.0]])
+    expected = (scores - scores.mean()) / scores.std(correction=0)
+    torch.testing.assert_close(normalise(scores * scale, "zscore"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_single_numbers_have_no_likeness():
+    scorer = EmbeddingScorer(Embeddings(torch.ones(2, 1), torch.tensor([[3.0], [1.0], [0.0]])))
+    assert scorer.item_similarities(0).tolist() == [0.0, 0.0, 0.0]

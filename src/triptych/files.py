@@ -228,9 +228,9 @@ def check_new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Non
         StorageError: `path` is a file, or a folder that is not empty and may not be replaced; or the folder
             that this process works in, which whoever stands in it would lose.
     """
-    if path.is_dir() and Path.cwd().is_relative_to(path.resolve()):
+    if path.is_dir() and _is_around(path):
         raise StorageError(
-            f"{path} is the folder you are in",
+            f"{path} is the folder you are in, or around it",
             wanted="another one, as it is put there whole",
             fix="Name a new folder with --out, or call the command from elsewhere",
         )
@@ -248,6 +248,12 @@ def check_new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Non
             wanted="a folder that is still to be made",
             fix="Choose another folder with --out, or pass --overwrite to replace it",
         )
+
+
+def _is_around(folder: Path) -> bool:
+    with suppress(FileNotFoundError):  # the folder one was in is gone
+        return Path.cwd().is_relative_to(folder.resolve())
+    return False
 
 
 def sweep(folder: Path) -> None:

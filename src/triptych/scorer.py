@@ -89,8 +89,10 @@ class EmbeddingScorer:
         return (self.embeddings.items @ chosen.T).T  # (I, D) @ (D, B) -> (I, B), seen as (B, I)
 
     def item_similarities(self, item: int) -> Tensor:
-        """Give the cosine of every item's vector with one item's: (I,)."""
+        """Give the cosine of every item's vector with one item's, (I,); of single numbers, 0."""
         items, lengths = self.embeddings.items, self._lengths
+        if items.shape[1] == 1:
+            return torch.zeros_like(lengths)
         return items @ (items[item] / lengths[item]) / lengths
 
     @cached_property
@@ -344,7 +346,9 @@ def normalise(scores: Tensor, how: Normalisation) -> Tensor:
     if how == "minmax":
         moved, unit = scores - low, high - low
     else:
-        moved = scores - scores.mean(dim=1, keepdim=True)
+        mean = scores.mean(dim=1, keepdim=True)
+        largest = torch.maximum(high - mean, mean - low).clamp(min=torch.finfo(scores.dtype).tiny)
+        moved = (scores - mean).div_(largest)  # whose squares neither vanish nor overflow
         unit = moved.norm(dim=1, keepdim=True) / math.sqrt(n_items)  # as quick as `std` is slow
     return moved.div_(unit.clamp(min=torch.finfo(scores.dtype).tiny)).masked_fill_(high == low, 0.0)
 

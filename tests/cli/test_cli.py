@@ -279,7 +279,7 @@ MISTAKES = [
     (("train", "lightgcn", "{data}", "--device", "cuda:77"), "--device cpu"),
     (("train", "lightgcn", "{data}", "--set", "metric=recal@20"), "recal@20"),
     (("train", "lightgcn", "{data}", "-k", "99"), "the size of the catalogue"),
-    (("train", "lightgcn", "{data}", "-k", "5"), "metric=recall@5"),
+    (("train", "lightgcn", "{data}", "-k", "5"), "Set another metric, such as recall@5"),
     (("train", "lightgcn", "{data}", "--epochs", "3", "--set", "epochs=1"), "epochs is set twice"),
     (("train", "lightgcn", "{data}", "--set", "n_layers=1", "--set", "n_layers=2"), "n_layers is set twice"),
     (("train", "lightgcn", "{data}", "--memory-limit", "1MB", "-k", "2", "--set", "metric=recall@2"), "loading"),

@@ -316,6 +316,7 @@ def test_p_claims_no_more_than_the_flip_of_a_coin_for_each_user_that_differs(n_d
     (found,) = compare_systems({"a": baseline, "b": system}, metric="m", n_resamples=999)
     assert found.p_bootstrap == paired_bootstrap(baseline, system, n_resamples=999).p
     assert found.n_differing == n_differing
+    assert found.p_wilcoxon >= least
     assert found.n_users == 1000
 
 

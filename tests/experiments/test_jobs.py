@@ -21,6 +21,7 @@ from filelock import FileLock
 from triptych.data.interactions import TEST
 from triptych.data.split import Split
 from triptych.errors import ConfigError, StorageError, TrainingError
+from triptych.experiments import jobs as jobs_module
 from triptych.experiments.jobs import Job, Workshop, run_jobs
 from triptych.runs import load
 from triptych.testing import toy_dataset
@@ -111,6 +112,21 @@ def test_a_failed_job_is_noted_and_the_others_go_on(split: Split, tmp_path: Path
     assert facts["model"] == "lightgcn"
     assert facts["training"]["learning_rate"] == 1e30
     assert "TrainingError" in facts["error"]
+
+
+def test_whatever_ends_a_job_the_others_go_on(split: Split, tmp_path: Path, monkeypatch):
+    whole = jobs_module.train
+
+    def odd(model, *arguments, seed, **options):
+        if seed == 1:
+            raise ZeroDivisionError("by nobody foreseen")
+        return whole(model, *arguments, seed=seed, **options)
+
+    monkeypatch.setattr(jobs_module, "train", odd)
+    outcomes = list(run_jobs([job(seed=1), job(seed=2)], split, shop(tmp_path)))
+    assert [outcome.folder is None for outcome in outcomes] == [True, False]
+    (note,) = (tmp_path / "failed").glob("*.json")
+    assert "ZeroDivisionError: by nobody foreseen" in note.read_text()
 
 
 def test_unknown_settings_are_refused_before_anything_is_trained(split: Split, tmp_path: Path):

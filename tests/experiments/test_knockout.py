@@ -54,7 +54,7 @@ def test_each_modality_is_knocked_out_alone_and_all_together(split: Split):
     names = [f"vbpr: {target} {kind}" for target in targets for kind in KNOCKOUTS]
     assert list(found) == ["vbpr", *(name for name in names if name != "vbpr: image+text absent")]
     assert [(one.name, one.reason) for one in left_out] == [
-        ("vbpr: image+text absent", "it has no other content to learn from")
+        ("vbpr: image+text absent", "it, or a part of it, has no other content to learn from")
     ]
     absent = found["vbpr: image absent"]
     assert isinstance(absent, Variant)
@@ -71,10 +71,23 @@ def test_settings_by_modality_follow_and_plugins_too(split: Split):
     }
     found, _ = knockout_systems(recipes, split.data, KnockoutPlan(["absent"]))
     assert found["weighted: image absent"].recipe.settings == {
-        "modalities": ["text"], "modality_weights": {"text": 0.7},
+        "modalities": ["text"], "modality_weights": {"text": 1.0},
     }  # fmt: skip
     assert found["plugged: text absent"].recipe.settings == {"ksi.modalities": ["image"]}
     assert found["plugged: text absent"].recipe.configs().plugins["ksi"].modalities == ("image",)
+
+
+def test_a_part_that_would_have_no_content_is_left_out_and_not_the_whole(split: Split):
+    system = find_recipe("vbpr+ksi").with_settings({"modalities": ["image"]})
+    found, left_out = knockout_systems({"both": system}, split.data, KnockoutPlan(["absent"]))
+    assert list(found) == ["both", "both: text absent"]
+    assert [one.name for one in left_out] == ["both: image absent", "both: image+text absent"]
+
+
+def test_shares_given_by_modality_keep_their_sum(split: Split):
+    system = Recipe("freedom", {"modality_weights": {"image": 0.1, "text": 0.9}})
+    found, _ = knockout_systems({"f": system}, split.data, KnockoutPlan(["absent"]))
+    assert found["f: text absent"].recipe.settings["modality_weights"] == {"image": 1.0}
 
 
 def test_only_what_a_system_uses_is_knocked_out(split: Split):

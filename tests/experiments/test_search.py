@@ -19,7 +19,7 @@ from triptych.errors import ConfigError, TrainingError
 from triptych.experiments import search as search_module
 from triptych.experiments.jobs import Workshop
 from triptych.experiments.search import SearchResult, SearchTrial, search
-from triptych.experiments.study import SearchPlan
+from triptych.experiments.study import Points, SearchPlan
 from triptych.models.lightgcn import LightGCNConfig
 from triptych.models.registry import make_config
 from triptych.runs import train
@@ -139,6 +139,27 @@ def test_a_crashed_trial_is_recorded_and_the_search_goes_on(split: Split, tmp_pa
     assert "TrainingError" in str(states[1e30].error)
     assert states[0.01].state == "done"
     assert result.best.get("learning_rate") != 1e30
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "grid"])
+def test_values_that_do_not_go_together_cost_their_trial_alone(split: Split, tmp_path: Path, sampler: Any):
+    searched = SearchSpace("l3ae", {"reg_weight": (-100, 0), "content_pull": (50, 150)}, "these tests")
+    asked = SearchPlan(searched, 5, sampler, fixed={"metric": "recall@2"})
+    for _ in range(2):  # a later call neither stumbles over it nor tries it again
+        result = search(asked, split, shop(tmp_path))
+        states = {(t.settings.get("reg_weight"), t.settings.get("content_pull")): t for t in result.trials}
+        assert len(result.trials) == len(states) == 4  # the defaults are one of the points
+        assert "ConfigError" in str(states[-100, 50].error)
+        assert sum(trial.state == "done" for trial in result.trials) >= 3
+
+
+def test_processes_begun_at_once_draw_other_points(split: Split, tmp_path: Path):
+    searched = space(learning_rate=Range(0.001, 0.1, log=True))
+    asked = SearchPlan(searched, 9, "random", fixed=QUICK)
+    pair = [Points(asked, split.without_test(), tmp_path) for _ in range(2)]
+    taken = [points.take() for points in (*pair, *pair)]
+    drawn = [trial.user_attrs["point"].get("learning_rate") for trial, _ in filter(None, taken)]
+    assert len(set(drawn)) == len(drawn) == 4
 
 
 def test_no_finished_trial_is_an_error(split: Split, tmp_path: Path):

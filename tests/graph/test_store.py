@@ -72,6 +72,14 @@ def test_the_store_gives_what_the_functions_build():
     )
 
 
+def test_an_item_of_zeros_leaves_its_share_to_what_it_has():
+    image, text = dense(1), dense(2)
+    text.values[3] = 0.0  # present, and like nothing
+    store = GraphStore(USER, ITEM, N_USERS, N_ITEMS, {"image": image, "text": text})
+    mixed = store.mixed_items({"image": 0.1, "text": 0.9}, 3).to_dense()
+    torch.testing.assert_close(mixed[3], item_graph(knn_edges(image, 3), N_ITEMS).to_dense()[3])
+
+
 def test_the_same_question_is_answered_from_memory(builds):
     store = make_store()
     asks = {

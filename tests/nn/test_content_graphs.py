@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from triptych.data.features import ItemFeatures
-from triptych.graph.learned import LearnedGraph
+from triptych.graph.learned import LearnedGraph, neighbor_graph
 from triptych.graph.store import GraphStore
 from triptych.nn.content_graphs import ContentGraphs, ContentGraphSettings
 
@@ -93,3 +93,22 @@ def test_in_training_graphs_are_learned_once_an_epoch():
     relearned = dense(content.apart()[0])
     assert relearned.requires_grad
     assert not torch.allclose(relearned, expected)
+
+
+def test_new_weights_end_the_graphs_of_an_epoch():
+    content, other = build(fixed_share=0.4), build(fixed_share=0.4)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    before = dense(content.apart()[0]).detach()
+    content.load_state_dict(other.state_dict())
+    now = dense(content.apart()[0])
+    assert not torch.allclose(now, before)
+    assert torch.equal(now, dense(other.apart()[0]))
+    assert content.double().apart()[0][0].values.dtype == torch.float64
+
+
+def test_where_nobody_has_a_modality_its_graph_is_empty():
+    graph = neighbor_graph(torch.randn(5, 3), 2, torch.zeros(5, dtype=torch.bool))
+    assert graph.values.shape == (0,)
+    assert torch.equal(graph.multiply(torch.randn(5, 2)), torch.zeros(5, 2))

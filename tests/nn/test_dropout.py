@@ -38,3 +38,8 @@ def test_nothing_happens_in_evaluation_or_at_rate_zero():
     assert dropout(x, 0.5, training=False) is x
     assert dropout(x, 0.0) is x
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("rate", [0.9999924, 0.999999, 1 - 1e-12])
+def test_rates_close_to_one_keep_values_finite(rate: float):
+    assert dropout(torch.ones(1000), rate).isfinite().all()

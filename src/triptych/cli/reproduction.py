@@ -75,7 +75,9 @@ def reproduce(
 
     plan = shipped_paper(paper)
     given = table is not None or figure is not None
-    needs(context, ["--data", "--row", "--seeds", "--dry-run", "--out"], "a table or --figure", met=given)
+    others = {"paper", "table", "figure", "as_json"}
+    options = [option.opts[0] for option in context.command.params if option.name not in others]
+    needs(context, options, "a table or --figure", met=given)
     if not given:
         _list(plan, as_json)
         return

@@ -137,6 +137,9 @@ def similar(
     if as_json:
         print_json({"run": str(run_folder), "item_id": item, "items": [vars(entry) for entry in items]})
         return
+    if not items:
+        out.print(f"{run.record.name} says of no item that it is like {item}", markup=False, highlight=False)
+        return
     print_table(
         f"Items like {item}",
         ["place", "item", "title", "cosine" if isinstance(run.scorer, EmbeddingScorer) else "score"],

@@ -63,7 +63,9 @@ class PictureModel(Encoder["dict[str, torch.Tensor]"]):
             self._processor = AutoImageProcessor.from_pretrained(
                 folder.path, backend="pil", local_files_only=True, trust_remote_code=False
             )
-        super().__init__(model_spec(folder, "transformers", self._model.dtype), options.batch_size)
+        # Earlier versions pooled otherwise; rows that they kept are not taken for these.
+        pooling = {} if self._model.has_pooler else {"pooling": "places"}
+        super().__init__(model_spec(folder, "transformers", self._model.dtype, **pooling), options.batch_size)
 
     def load(self, data: bytes) -> dict[str, torch.Tensor]:
         """Bring the picture to the size and colours the model wants."""

@@ -344,6 +344,6 @@ def check_metric(metric: str, n_items: int) -> int:
         raise ConfigError(
             f"the metric {metric} on {n_items:,} items",
             wanted=f"a list length from 1 to {n_items:,}, the size of the catalogue",
-            fix=f"Set another, such as metric={metric.partition('@')[0]}@{max(1, n_items // 2)}",
+            fix=f"Set another metric, such as {metric.partition('@')[0]}@{max(1, n_items // 2)}",
         )
     return length

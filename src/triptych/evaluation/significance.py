@@ -330,11 +330,16 @@ def _read_off(means: FloatArray, alpha: float, step: float, differences: FloatAr
     rarer = min(int(np.count_nonzero(ordered <= 0)), int(np.count_nonzero(ordered >= 0)))
     return Bootstrap(
         interval=(float(ordered[place - 1]) * step, float(ordered[-place]) * step),
-        p=min(1.0, max(2 * (1 + rarer) / n_places, 2.0 ** (1 - int(np.count_nonzero(differences))))),
+        p=min(1.0, max(2 * (1 + rarer) / n_places, _least_p(differences))),
     )
 
 
 def _signed_ranks(differences: FloatArray) -> float:
     if not differences.any():
         return 1.0  # nothing is left to rank
-    return float(stats.wilcoxon(differences, zero_method="pratt").pvalue)
+    return max(float(stats.wilcoxon(differences, zero_method="pratt").pvalue), _least_p(differences))
+
+
+def _least_p(differences: FloatArray) -> float:
+    """Say the least that any paired test can say of so many users that differ."""
+    return min(1.0, 2.0 ** (1 - int(np.count_nonzero(differences))))

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from triptych.data.split import Split
 from triptych.device import resolve_device
-from triptych.errors import ConfigError, TriptychError
+from triptych.errors import ConfigError
 from triptych.experiments.content import Change, change_content
 from triptych.experiments.workers import worker_processes
 from triptych.files import hash_arrays, only_process, write_json
@@ -208,7 +208,7 @@ def _attempt(job: Job, name: str, sealed: Split, workshop: Workshop, observer: O
     note = workshop.folder / "failed" / f"{name}.json"
     try:
         folder = _train(job, name, sealed, workshop, observer)
-    except (TriptychError, MemoryError, RuntimeError, OSError) as error:
+    except Exception as error:
         write_json(note, {"name": name, **job.settings(), "error": f"{type(error).__name__}: {error}"})
         return Outcome(job, None, str(error))
     note.unlink(missing_ok=True)

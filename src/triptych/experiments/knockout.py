@@ -98,8 +98,9 @@ def knockout_systems(
         for change in plan.changes(used):
             called = f"{name}: {change.name}"
             reasons = [change.refused(data.features[modality]) for modality in change.modalities]
-            if change.kind == "absent" and set(change.modalities) == set(used):
-                reasons = ["it has no other content to learn from"]
+            parts = _chosen(recipe, data).values()
+            if change.kind == "absent" and any(set(of) <= set(change.modalities) for of in parts if of):
+                reasons = ["it, or a part of it, has no other content to learn from"]
             if why := next(filter(None, reasons), None):
                 left_out.append(LeftOut(name=called, reason=why))
             else:
@@ -138,16 +139,17 @@ def _chosen(recipe: Recipe, data: Dataset) -> dict[str, tuple[str, ...]]:
 
 
 def _without(recipe: Recipe, change: Change, data: Dataset) -> Recipe:
-    """Choose all modalities but some, and drop these from settings that are given by modality."""
+    """Choose all modalities but some, and share out anew what settings give by modality."""
     chosen = {
         setting: [modality for modality in of if modality not in change.modalities]
         for setting, of in _chosen(recipe, data).items()
     }
-    by_modality = {
-        name: {modality: value for modality, value in of.items() if modality not in change.modalities}
-        for name, of in recipe.settings.items()
-        if isinstance(of, Mapping) and of.keys() <= data.features.keys()
-    }
+    by_modality = {}
+    for name, of in recipe.settings.items():
+        if isinstance(of, Mapping) and of.keys() <= data.features.keys():
+            left = {modality: value for modality, value in of.items() if modality not in change.modalities}
+            scale = sum(of.values()) / sum(left.values()) if left else 1.0
+            by_modality[name] = {modality: scale * value for modality, value in left.items()}
     return recipe.with_settings({**by_modality, **chosen})
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from triptych.data.split import Split
 from triptych.encode.encoder import require
-from triptych.errors import ConfigError, TrainingError, TriptychError
+from triptych.errors import ConfigError, TrainingError
 from triptych.experiments.jobs import Job, Workshop, drop_checkpoints, job_lock, training_of
 from triptych.experiments.study import Points, SearchPlan, note_failure
 from triptych.experiments.workers import worker_processes
@@ -63,7 +63,7 @@ class SearchResult(BaseModel):
     best_value: float
     importance: dict[str, float]
     """Share of the differences between trials that each setting explains (fANOVA), largest first; empty with
-    fewer than four finished trials."""
+    fewer than four finished trials beside the defaults."""
     trials: list[SearchTrial]
 
 
@@ -170,16 +170,16 @@ def _try(
     from optuna.trial import TrialState
 
     job = plan.job(trial.user_attrs["point"])
-    name = job.name(sealed)
-    watcher = _Watcher(trial, plan.metric, observe(job) if observe else None)
     try:
+        name = job.name(sealed)
+        watcher = _Watcher(trial, plan.metric, observe(job) if observe else None)
         with job_lock(name, workshop), training_of(job, name, sealed, workshop, watcher) as run:
             record = run.record
     except TrialPruned:
         with job_lock(name, workshop):
             drop_checkpoints(name, workshop)
         study.tell(trial, state=TrialState.PRUNED)
-    except (TriptychError, MemoryError, RuntimeError, OSError) as error:
+    except Exception as error:
         note_failure(trial, error)
         study.tell(trial, state=TrialState.FAIL)
     else:

@@ -71,7 +71,11 @@ class SearchPlan:
 
     def key(self, settings: Mapping[str, Any]) -> str:
         """Name a point by what it trains, so that the defaults and their point of a grid are one."""
-        return json.dumps(self.job(settings).settings(), sort_keys=True)
+        try:
+            named = self.job(settings).settings()
+        except ConfigError:  # it cannot be trained; the trial that tries says why
+            named = dict(settings)
+        return json.dumps(named, sort_keys=True)
 
     @property
     def metric(self) -> str:
@@ -176,6 +180,10 @@ class Points:
             if left is not None and not left:
                 return None
             if self._plan.sampler != "grid":
+                n_known = len(
+                    self.study.get_trials(deepcopy=False)
+                )  # else processes begun at once draw the same
+                self.study.sampler = _sampler(self._plan, n_known)
                 trial = self.study.ask(_distributions(self._plan))
                 point = _point(self._plan, trial)
                 if left is None or self._plan.key(point) not in tried:

@@ -168,9 +168,10 @@ def get(
     check_room(home, sum(file.n_bytes or 0 for file in chosen if not (home / file.name).is_file()))
     fetched, unpacked = [], []
     with ExitStack() as alone:
-        with suppress(OSError):  # where no lock can be made, no file can: whoever makes one says so
-            home.mkdir(parents=True, exist_ok=True)
-            alone.enter_context(locked(home / ".lock", f"fetching in {home}"))
+        if not all((home / file.name).is_file() for file in chosen):  # else many may look at once
+            with suppress(OSError):  # where no lock can be made, no file can: whoever makes one says so
+                home.mkdir(parents=True, exist_ok=True)
+                alone.enter_context(locked(home / ".lock", f"fetching in {home}"))
         record = _Record(home, entry)
         for file in chosen:
             fetch = partial(

@@ -32,6 +32,7 @@ _BEGINNINGS = {
     ".zip": (b"PK\x03\x04", b"PK\x05\x06"),
     ".bz2": (b"BZh",),
     ".xz": (b"\xfd7zXZ\x00",),
+    ".zst": (b"\x28\xb5\x2f\xfd",),
     ".npy": (b"\x93NUMPY",),
     ".parquet": (b"PAR1",),
 }

@@ -54,7 +54,8 @@ class LearnedGraph(NamedTuple):
 def neighbor_graph(vectors: Tensor, n_neighbors: int, known: Tensor) -> LearnedGraph:
     """Link each item to its nearest by cosine, itself included; entries are the cosines, those below 0 are 0.
 
-    As each item counts 1 for itself, and nothing counts less than 0, the sum of a row is at least 1.
+    As each item counts 1 for itself, and nothing counts less than 0, the sum of a row is at least 1; that of
+    an unknown item, or of one whose vector is zero, is 0.
 
     Source: LATTICE (arXiv:2104.09036), section on modality-aware graphs, in which negative cosines are 0.
 
@@ -64,10 +65,14 @@ def neighbor_graph(vectors: Tensor, n_neighbors: int, known: Tensor) -> LearnedG
         known: (I,) bool; the rows of other items are empty, and they are nobody's neighbour.
 
     Raises:
-        ConfigError: K is larger than the number of known items.
+        ConfigError: some items are known, but fewer than K.
 
     Cost: O(I^2 D) time without, O(I K D) with a gradient; O(I (K + D)) memory beyond one block.
     """
+    if not known.any():
+        nobody = known.nonzero().flatten()
+        graph = SparseGraph.from_edges(nobody, nobody, vectors.new_empty(0), len(known), len(known))
+        return LearnedGraph(graph, vectors.new_empty(0))
     precision = torch.promote_types(vectors.dtype, torch.float32)
     with torch.autocast(vectors.device.type, enabled=False):
         unit = F.normalize(vectors.to(precision), dim=1)

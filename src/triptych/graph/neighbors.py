@@ -133,7 +133,8 @@ def item_graph(
         weighting: an edge counts 1, or its cosine; "positive" leaves out edges whose cosine is not.
         normalisation: what an edge's weight is divided by.
 
-    Returns: (I, I) graph of E entries; rows whose sum is not positive hold zeros.
+    Returns: (I, I) graph of E entries; rows whose sum is not positive hold zeros, and under "sym" so do the
+        columns of their items.
     """
     row, col, cosine = edges
     if weighting == "positive":

@@ -93,8 +93,8 @@ class GraphStore:
 
         def build() -> SparseGraph:
             graphs = [self.items(modality, n_neighbors, weighting) for modality in weights]
-            present = [torch.from_numpy(self._features[modality].present) for modality in weights]
-            return mix_graphs(graphs, modality_shares(list(weights.values()), present))
+            has = [graph.offsets.diff() > 0 for graph in graphs]  # also a zero row has no neighbours
+            return mix_graphs(graphs, modality_shares(list(weights.values()), has))
 
         return self._remember(("mixed", *weights.items(), n_neighbors, weighting), build)
 
@@ -133,7 +133,7 @@ class GraphStore:
                 stored = read_arrays(path)
                 row, col, value = (torch.from_numpy(stored[part]) for part in parts)
             except (StorageError, KeyError):
-                path.unlink()  # a damaged cache entry is built again
+                path.unlink(missing_ok=True)  # a damaged cache entry is built again
             else:
                 return row, col, value
         edges = build()

@@ -161,7 +161,7 @@ class Recommender(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must say how it embeds users and items")
 
     def loss(self, batch: Triplets) -> Losses:
-        """Name the terms to minimise on a batch."""
+        """Name the terms to minimise on a batch, for `batch_steps`, by which loops go."""
         raise NotImplementedError(f"{type(self).__name__} must define loss() or batch_steps()")
 
     def batch_steps(self, batch: Triplets) -> Iterator[Step]:

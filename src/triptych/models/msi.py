@@ -43,7 +43,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from triptych.errors import ConfigError
@@ -103,6 +103,11 @@ class MSIConfig(ContentConfig):
     feature_training: FeatureTraining = "rows"
     """Which raw features learn: "rows" those that a step reads, which with one layer are a batch's items' and
     with more layers all; "all" as in BM3's code, with untouched rows moved by momentum; "frozen" none."""
+
+    @field_validator("score_with", mode="before")
+    @classmethod
+    def _as_once_recorded(cls, value: object) -> object:
+        return "ids" if value is None else value
 
 
 @register("msi", MSIConfig, paper="Superfluous Semantics Discarding: MSI (ICMR 2024)", year=2024)

@@ -6,7 +6,7 @@ Letters: I items, M modalities, F and D widths, K neighbours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -119,6 +119,15 @@ class ContentGraphs(nn.Module):
                 )
             ],
         )
+
+    def _apply(self, *args: Any, **options: Any) -> ContentGraphs:
+        self.relearn()  # another device or number format
+        super()._apply(*args, **options)  # type: ignore[no-untyped-call]
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self.relearn()
+        super()._load_from_state_dict(*args, **options)
 
     def _once_an_epoch(
         self, kind: str, learn: Callable[[], list[list[LearnedGraph]]]

@@ -19,7 +19,7 @@ def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
         rate: in [0, 1).
         training: if not, `x` is returned as it is.
     """
-    dropped = round(rate * _STEPS)
+    dropped = min(round(rate * _STEPS), _STEPS - 1)
     if not training or not dropped:
         return x
     words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)

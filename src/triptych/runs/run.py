@@ -45,7 +45,7 @@ from triptych.files import (
 )
 from triptych.memory import free_bytes, require_memory
 from triptych.runs.record import KIND, SCHEMA_VERSION, RunRecord
-from triptych.scorer import SCORERS, EmbeddingScorer, FusedScorer, HistoryScorer, Scorer
+from triptych.scorer import SCORERS, FusedScorer, HistoryScorer, Scorer
 from triptych.training.trainer import CHECKPOINT
 
 RUN = "run.json"
@@ -128,7 +128,7 @@ class Run:
 
         By embeddings that is the cosine, by item-to-item weights what having the item adds to another's
         score, and of a fusion the weighted sum of its parts', each made comparable. The list is shorter where
-        item-to-item weights say nothing of the rest.
+        item-to-item weights say nothing of the rest, and empty by popularity.
 
         Raises:
             UnknownIdError: the item is not in the data set.
@@ -168,14 +168,12 @@ class Run:
 def nearness(scorer: Scorer, item: int) -> Tensor:
     """Say how near every item is to one: (I,) on the CPU; -inf for itself, and for what nothing ties to it.
 
-    Item-to-item weights are zero where no user ties two items, which is no degree of likeness; nor have
-    vectors of width 1, such as popularity, one.
+    Item-to-item weights are zero where no user ties two items, which is no degree of likeness; and there is
+    none at all where everything is zero, as by popularity.
     """
     near = scorer.item_similarities(item).cpu()
-    if isinstance(scorer, HistoryScorer):
+    if isinstance(scorer, HistoryScorer) or not near.any():
         near.masked_fill_(near == 0, -torch.inf)
-    elif isinstance(scorer, EmbeddingScorer) and scorer.embeddings.items.shape[1] == 1:
-        near.fill_(-torch.inf)  # one number has no direction
     near[item] = -torch.inf
     return near
 

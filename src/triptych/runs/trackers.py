@@ -101,7 +101,7 @@ class JSONLines(Tracker):
         """Write the settings, and keep what a training to be resumed has written."""
         if self.resume and self._path.exists():
             self._lines = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
-        told = {"settings": dict(settings), _FOLDER: str(self.run.resolve())}
+        told = {"settings": dict(settings), _FOLDER: self._here()}
         self._lines = [told, *(line for line in self._lines if "epoch" in line)]
         self._write()
 
@@ -121,9 +121,13 @@ class JSONLines(Tracker):
         """Name the run folder that the file is of, if that is another."""
         with suppress(OSError, ValueError), self._path.open(encoding="utf-8") as file:
             told = json.loads(file.readline())
-            if isinstance(told, dict) and told.get(_FOLDER, here := str(self.run.resolve())) != here:
+            if isinstance(told, dict) and told.get(_FOLDER, self._here()) != self._here():
                 return str(told[_FOLDER])
         return None
+
+    def _here(self) -> str:
+        """Name the run's folder as seen from the file, so that both may move together."""
+        return os.path.relpath(self.run.resolve(), self._path.parent.resolve())
 
     def _write(self) -> None:
         write_text(self._path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in self._lines))

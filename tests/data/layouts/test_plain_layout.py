@@ -300,7 +300,7 @@ def test_broken_lines_are_counted(tmp_path):
         layout.read_items(ids("M1"), bad)
 
 
-SHOP_TIMES = ["Order Date", "orderedAt", "purchase_date", "purchased_at", "sale_date", "sold_at", "created"]
+SHOP_TIMES = ["Order Date", "orderedAt", "purchase_date", "purchased_at", "sale_date", "sold_at"]
 
 
 @pytest.mark.parametrize("name", SHOP_TIMES)
@@ -335,3 +335,15 @@ def test_what_a_table_with_the_said_columns_lacks_is_named(tmp_path):
     for said in (Columns(), Columns(item="Ware")):  # either table could be meant
         with pytest.raises(DataError, match="does not look like any layout"):
             find_layout(tmp_path, hints=Hints(columns=said))
+
+
+@pytest.mark.parametrize("values", [("11/28/2016", "3/4/2017"), ("evening", "noon"), ("yes", "no")])
+def test_a_time_that_was_only_found_and_is_none_is_left_unread(tmp_path, values):
+    rows = "".join(f"u{n},i{n},{value}\n" for n, value in enumerate(values))
+    (tmp_path / "sales.csv").write_text(f"user,item,Order Date\n{rows}")
+    found = Tables.find(tmp_path)
+    assert found is not None
+    assert found.read_interactions(BadRows())[1].timestamp is None
+    said = Tables.find(tmp_path, Hints(columns=Columns(timestamp="Order Date")))
+    assert said is not None
+    assert said.read_interactions(BadRows())[1].timestamp == "Order Date"  # which is refused later

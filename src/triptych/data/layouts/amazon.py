@@ -22,13 +22,14 @@ from triptych.data.ids import IdMap
 from triptych.data.layouts.amazon_images import read_image_features
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.python_literals import parse_record
-from triptych.data.lines import existing, first_lines, read_chunks, read_json_lines, read_lines
+from triptych.data.lines import COMPRESSIONS, existing, first_lines, read_chunks, read_json_lines, read_lines
 from triptych.data.split import PARTS
 from triptych.errors import DataError
 
 _INTERACTIONS = re.compile(
     r"(?:reviews_|ratings_)?(?P<category>[^.]+?)(?P<core>_5)?"
-    r"(?:\.(?P<part>train|valid|test))?\.(?P<form>jsonl?|csv)(?:\.(?:gz|bz2|xz))?"
+    r"(?:\.(?P<part>train|valid|test))?\.(?P<form>jsonl?|csv)"
+    rf"(?:{'|'.join(map(re.escape, COMPRESSIONS))})?"
 )
 
 _FIRST_LINES = 20  # what recognising a file may read

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import polars as pl
 
 from triptych.data.bad_rows import BadRows
@@ -19,6 +20,7 @@ from triptych.data.ids import IdMap
 from triptych.data.layouts.base import MEDIA_ROLES, Hints, Layout
 from triptych.data.readers import read_item_table
 from triptych.data.tables import is_table, naming, read_header, read_table
+from triptych.data.values import read_times
 from triptych.errors import DataError, nearest
 
 WELL_KNOWN: Mapping[str, Sequence[str]] = {
@@ -26,11 +28,13 @@ WELL_KNOWN: Mapping[str, Sequence[str]] = {
     "timestamp": (
         "timestamp", "datetime", "date", "orderdate", "ordertime", "orderedat", "purchasedate",
         "purchasetime", "purchasedat", "saledate", "soldat", "transactiondate", "invoicedate", "eventtime",
-        "createdat", "createdon", "created", "when", "time",
+        "createdat", "createdon", "when", "time",
     ),
     "label": ("xlabel", "split"),
 }  # fmt: skip
 """Names of columns that are read unasked, in lower case and without underscores; the first wins."""
+
+_MOST_NAMED = 30
 
 _MODALITIES = ("image", "text", "audio")
 _FEATURE_SUFFIXES = (".npy", ".safetensors", ".npz", ".parquet")
@@ -111,7 +115,10 @@ class Tables(Layout):
     def read_interactions(self, bad: BadRows) -> tuple[pl.DataFrame, Columns]:
         """Read the interactions, with rating, time and label where there are such columns."""
         frame = read_table(self.files["interactions"], bad, encoding=self.hints.encoding)
-        return frame, usual_columns(frame, self.hints.columns)
+        columns, said = usual_columns(frame, self.hints.columns), self.hints.columns.timestamp
+        if said is None and columns.timestamp and not _holds_times(frame[columns.timestamp]):
+            columns = replace(columns, timestamp=None)  # it was only found; that it is not read is said
+        return frame, columns
 
     def read_items(self, items: IdMap, bad: BadRows) -> pl.DataFrame | None:
         """Read the table of items with all its columns."""
@@ -171,15 +178,23 @@ def usual_columns(frame: pl.DataFrame, said: Columns) -> Columns:
     return replace(ids, **optional)
 
 
+def _holds_times(column: pl.Series) -> bool:
+    """Say whether any value of a column is a time."""
+    with suppress(DataError):
+        return bool(np.isfinite(read_times(column)).any())
+    return False
+
+
 def _say_why_none(path: Path, headers: Mapping[Path, pl.DataFrame], said: Columns) -> None:
     """Raise a `DataError` where it is clear why none of the tables in `path` holds interactions."""
     there = sorted({name for head in headers.values() for name in head.columns})
     named = {name: option for option, name in (("--user", said.user), ("--item", said.item)) if name}
     for name, option in named.items():
         if there and name not in there:
+            shown = "one of " + ", ".join(there) if len(there) <= _MOST_NAMED else "a column that is there"
             raise DataError(
                 f"no table in {path} has a column '{name}' ({option})",
-                wanted="one of " + ", ".join(there),
+                wanted=shown,
                 fix=nearest(name, there),
             )
     meant = [entry for entry, head in headers.items() if head.width and named.keys() <= set(head.columns)]
