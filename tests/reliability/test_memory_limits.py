@@ -87,7 +87,8 @@ def test_control_groups_of_both_kinds_are_read(tmp_path: Path):
 def test_training_beyond_the_limit_is_refused_before_it_begins(tmp_path: Path, capsys):
     board = checkerboard(16)
     with pytest.raises(
-        ConfigError, match=r"training lightgcn needs about [\d,]+ bytes of memory, 0 are free"
+        ConfigError,
+        match=r"training lightgcn needs about [\d,]+ bytes of memory, 0 are free.*embedding_dim",
     ):
         train(
             "lightgcn",
@@ -104,10 +105,6 @@ def test_training_beyond_the_limit_is_refused_before_it_begins(tmp_path: Path, c
                  "--epochs", "1", "--out", str(tmp_path / "run")]  # fmt: skip
     assert command([*arguments, "--memory-limit", "1MB"]) == 2
     assert f"loading {tmp_path / 'data'} needs about" in " ".join(capsys.readouterr().err.split())
-    assert command([*arguments, "--memory-limit", f"{memory.resident_bytes() + (24 << 20)}"]) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "training lightgcn needs about" in said
-    assert "embedding_dim" in said
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert command([*arguments, "--memory-limit", "100TB"]) == 0
     assert command([*arguments, "--memory-limit", "much"]) == 2
