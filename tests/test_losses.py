@@ -196,3 +196,11 @@ def test_cosine_bootstrap_by_hand_and_without_gradient_to_the_target():
     loss.backward()
     assert target.grad is None
     assert online.grad[1, 0].item() == pytest.approx(-2 / 3 / 2)  # d(2 - 2 cos) of the second row, over B
+
+
+def test_a_contrast_without_anchors_is_zero_and_moves_nothing():
+    anchor, other = torch.randn(0, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    loss = info_nce(anchor, other, 0.5, within=True)
+    loss.backward()
+    assert loss.item() == 0
+    assert not other.grad.any()

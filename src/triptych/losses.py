@@ -58,7 +58,7 @@ def info_nce(
 ) -> Tensor:
     """Tell each row's partner from all other rows: mean of -log softmax at the partner.
 
-    One direction only: row b of `anchor` against all rows of `other`.
+    One direction only: row b of `anchor` against all rows of `other`; 0 without anchors.
 
     Source: InfoNCE (arXiv:1807.03748, eq. 4), with the batch, or all nodes, as the negatives.
 
@@ -72,6 +72,8 @@ def info_nce(
 
     Cost: O((B + N) D) memory, whatever B N is.
     """
+    if not len(anchor):
+        return (anchor.sum() + other.sum()) * 0.0
     if cosine:
         anchor, other = F.normalize(anchor, dim=1), F.normalize(other, dim=1)
     chosen = other[: len(anchor)] if partner is None else other.index_select(0, partner)

@@ -208,7 +208,7 @@ def _attempt(job: Job, name: str, sealed: Split, workshop: Workshop, observer: O
     note = workshop.folder / "failed" / f"{name}.json"
     try:
         folder = _train(job, name, sealed, workshop, observer)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the others go on
         write_json(note, {"name": name, **job.settings(), "error": f"{type(error).__name__}: {error}"})
         return Outcome(job, None, str(error))
     note.unlink(missing_ok=True)

@@ -179,7 +179,7 @@ def _try(
         with job_lock(name, workshop):
             drop_checkpoints(name, workshop)
         study.tell(trial, state=TrialState.PRUNED)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the others go on
         note_failure(trial, error)
         study.tell(trial, state=TrialState.FAIL)
     else:

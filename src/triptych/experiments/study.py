@@ -180,9 +180,8 @@ class Points:
             if left is not None and not left:
                 return None
             if self._plan.sampler != "grid":
-                n_known = len(
-                    self.study.get_trials(deepcopy=False)
-                )  # else processes begun at once draw the same
+                # Seeded anew each time, or processes that began at once would draw the same.
+                n_known = len(self.study.get_trials(deepcopy=False))
                 self.study.sampler = _sampler(self._plan, n_known)
                 trial = self.study.ask(_distributions(self._plan))
                 point = _point(self._plan, trial)

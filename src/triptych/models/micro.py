@@ -133,6 +133,4 @@ class MICRO(Recommender):
 
     def _contrast(self, part: Tensor, fused: Tensor, items: Tensor) -> Tensor:
         """Tell each item's fused vector from others by its vector in one modality."""
-        if not len(items):
-            return part.sum() * 0.0
         return info_nce(take_rows(part, items), take_rows(fused, items), self.config.temperature, within=True)
