@@ -139,11 +139,14 @@ def test_info_nce_within_has_the_other_anchors_as_negatives_too():
 
 @pytest.mark.parametrize("skip", [None, 0, 2])
 @pytest.mark.parametrize("block", [1, 160, 1 << 21])
-def test_products_in_blocks_equal_the_whole_matrix_in_value_and_gradient(monkeypatch, block, skip):
+@pytest.mark.parametrize("scale", [0.3, -0.3, 30.0])  # small enough to be summed as they are, and not
+def test_products_in_blocks_equal_the_whole_matrix_in_value_and_gradient(monkeypatch, block, skip, scale):
     monkeypatch.setitem(losses._BLOCK, False, block)
+    monkeypatch.setattr(losses, "_COLUMN", 1)
     rows, others = normal(7, 4).requires_grad_(), normal(9, 4, seed=1).requires_grad_()
-    ours = mean_log_sum_exp(rows, others, 3.0, skip=skip)
-    products = 3 * rows @ others.T
+    assert losses._are_small(rows, others, scale) == (abs(scale) < 1)
+    ours = mean_log_sum_exp(rows, others, scale, skip=skip)
+    products = scale * rows @ others.T
     if skip is not None:
         left_out = torch.zeros(7, 9, dtype=torch.bool)
         left_out.diagonal(skip).fill_(True)
@@ -154,7 +157,14 @@ def test_products_in_blocks_equal_the_whole_matrix_in_value_and_gradient(monkeyp
         torch.autograd.grad(5 * ours, [rows, others]), torch.autograd.grad(5 * theirs, [rows, others])
     )
     with torch.no_grad():
-        torch.testing.assert_close(mean_log_sum_exp(rows, others, 3.0, skip=skip), theirs)
+        torch.testing.assert_close(mean_log_sum_exp(rows, others, scale, skip=skip), theirs)
+
+
+def test_narrow_rows_are_multiplied_in_all_digits_under_bfloat16():
+    rows, others = normal(5, 3).float(), normal(6, 3, seed=1).float()
+    exact = mean_log_sum_exp(rows, others)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert mean_log_sum_exp(rows, others).equal(exact)
 
 
 def test_gradients_go_only_where_they_are_wanted():
@@ -173,7 +183,9 @@ def test_products_far_from_zero_neither_overflow_nor_vanish():
 
 @pytest.mark.parametrize("skip", [None, 300])
 def test_products_under_bfloat16_are_summed_in_float32(skip):
-    anchors, others = (F.normalize(normal(n, 16, seed=n).float(), dim=1).requires_grad_() for n in (200, 500))
+    anchors, others = (
+        F.normalize(normal(n, losses._NARROW, seed=n).float(), dim=1).requires_grad_() for n in (200, 500)
+    )
 
     def contrast() -> tuple[torch.Tensor, ...]:
         mean = mean_log_sum_exp(anchors, others, 5.0, skip=skip)
@@ -183,6 +195,7 @@ def test_products_under_bfloat16_are_summed_in_float32(skip):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = contrast()
     assert all(part.dtype == torch.float32 for part in rounded)
+    assert not rounded[1].equal(exact[1])
     assert rounded[0].item() == pytest.approx(exact[0].item(), rel=1e-3)
     for ours, wanted in zip(rounded[1:], exact[1:], strict=True):
         assert (ours - wanted).norm() < 0.01 * wanted.norm()

@@ -11,6 +11,12 @@ from torch.nn import functional as F
 
 _BLOCK = {False: 1 << 21, True: 1 << 28}
 """Bytes of products held at once: 2 MiB, which a core's cache holds; 256 MiB on a GPU."""
+_COLUMN = 256
+"""Bytes of a column of products at least: each block goes through the gradient of all others once."""
+_NARROW = 64
+"""Columns below which products take their time for the matrix they write: fewer digits gain nothing."""
+_SAFE = 40.0
+"""Exponents up to this size, summed up over any number of nodes, stay within float32 and bfloat16."""
 
 
 def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
@@ -87,7 +93,7 @@ def mean_log_sum_exp(rows: Tensor, others: Tensor, scale: float = 1.0, *, skip: 
 
     Products are made once, block by block, and turned into the gradient while they are there: on a CPU, where
     a block stays in the cache, this takes half the time of one large matrix, and nothing of its size is
-    kept. Under autocast products are made in its number format, and summed in float32.
+    kept. Under autocast products of wide rows are made in its number format, and summed in float32.
 
     Args:
         rows: (B, D).
@@ -97,7 +103,7 @@ def mean_log_sum_exp(rows: Tensor, others: Tensor, scale: float = 1.0, *, skip: 
     """
     device = rows.device.type
     dtype = torch.promote_types(rows.dtype, torch.float32)
-    if torch.is_autocast_enabled(device):
+    if torch.is_autocast_enabled(device) and rows.shape[1] >= _NARROW:
         dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
         mean: Tensor = _MeanLogSumExp.apply(  # type: ignore[no-untyped-call]
@@ -111,24 +117,41 @@ class Exponentials(NamedTuple):
 
     rows: slice
     values: Tensor  # (b, N)
-    top: Tensor  # (b, 1), the row's largest product
+    top: Tensor  # (b, 1), the row's largest product; 0 where all are small
     sums: Tensor  # (b, 1), of `values`
 
 
 def exponentials(rows: Tensor, others: Tensor, scale: float, skip: int | None) -> Iterator[Exponentials]:
     """Make exp(scale * rows[i] . others[j]), a block of rows at a time; arguments as `mean_log_sum_exp`'s."""
-    size = min(len(rows), max(1, _BLOCK[rows.is_cuda] // max(1, len(others) * rows.itemsize)))
+    column = max(_COLUMN, _BLOCK[rows.is_cuda] // max(1, len(others)))
+    size = min(len(rows), max(1, column // rows.itemsize))
+    small = _are_small(rows, others, scale)
+    columns = others.T if rows.itemsize > 2 else others.T.contiguous()  # each as its product is quickest
     room = rows.new_empty(size, len(others))
     for start in range(0, len(rows), size or 1):
         block = slice(start, min(start + size, len(rows)))
-        values = torch.mm(rows[block] * scale, others.T, out=room[: block.stop - start])
+        values = torch.mm(rows[block] * scale, columns, out=room[: block.stop - start])
         if skip is not None:
             values.diagonal(start + skip).fill_(-torch.inf)
-        # All products may be left out; any finite number serves as well then.
-        top = values.amax(dim=1, keepdim=True).clamp_(min=torch.finfo(values.dtype).min)
-        values.sub_(top).exp_()
+        if small:
+            top = values.new_zeros(len(values), 1)
+        else:  # all products may be left out; any finite number serves as well then
+            top = values.amax(dim=1, keepdim=True).clamp_(min=torch.finfo(values.dtype).min)
+            values.sub_(top)
+        values.exp_()
         sums = values.sum(dim=1, keepdim=True, dtype=torch.promote_types(values.dtype, torch.float32))
         yield Exponentials(block, values, top, sums)
+
+
+def _are_small(rows: Tensor, others: Tensor, scale: float) -> bool:
+    """Say whether every product's exponential can be summed as it is, by the lengths of the vectors.
+
+    Unknown, and so False, on a GPU: it would have to stop and answer.
+    """
+    if rows.is_cuda or not len(rows) or not len(others):
+        return False
+    longest = [float(torch.linalg.vector_norm(x, dim=1).max()) for x in (rows, others)]
+    return abs(scale) * longest[0] * longest[1] <= _SAFE
 
 
 class _MeanLogSumExp(torch.autograd.Function):
@@ -137,18 +160,22 @@ class _MeanLogSumExp(torch.autograd.Function):
         needed = any(ctx.needs_input_grad[:2])
         dtype = torch.promote_types(rows.dtype, torch.float32)  # sums need it
         total = rows.new_zeros((), dtype=dtype)
-        to_rows, to_others = (torch.zeros_like(x, dtype=dtype) for x in (rows, others))
+        to_rows = torch.zeros_like(rows, dtype=dtype)
+        exact = rows.dtype == dtype
+        to_others = torch.zeros_like(
+            others.T if exact else others, dtype=dtype, memory_format=torch.contiguous_format
+        )
         for block, values, top, sums in exponentials(rows, others, scale, skip):
             total += (top + sums.log()).sum()
             if needed:
                 shares = (scale / len(rows)) / sums.clamp(min=torch.finfo(sums.dtype).tiny)
                 torch.mul(values @ others, shares, out=to_rows[block])
                 weighted = (rows[block] * shares).to(values.dtype)
-                if values.dtype == dtype:
-                    to_others.addmm_(values.T, weighted)
+                if exact:
+                    to_others.addmm_(weighted.T, values)  # half the time of its transpose
                 else:  # products in half the digits, their sum in all
                     to_others += values.T @ weighted
-        ctx.save_for_backward(to_rows, to_others)
+        ctx.save_for_backward(to_rows, to_others.T.contiguous() if exact else to_others)
         return total / len(rows)
 
     @staticmethod
