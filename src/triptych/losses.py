@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -150,8 +151,8 @@ def _are_small(rows: Tensor, others: Tensor, scale: float) -> bool:
     """
     if rows.is_cuda or not len(rows) or not len(others):
         return False
-    longest = [float(torch.linalg.vector_norm(x, dim=1).max()) for x in (rows, others)]
-    return abs(scale) * longest[0] * longest[1] <= _SAFE
+    longest = (torch.linalg.vector_norm(x, dim=1).max().item() for x in (rows, others))
+    return bool(abs(scale) * math.prod(longest) <= _SAFE)
 
 
 class _MeanLogSumExp(torch.autograd.Function):
