@@ -5,7 +5,7 @@ from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures
 from triptych.data.filters import Filters, filter_dataset, filter_pairs
 from triptych.data.interactions import Interactions, stable_order
-from triptych.data.values import read_moment
+from triptych.data.times import read_moment
 from triptych.errors import ConfigError, DataError
 
 # user, item, rating, time: user 1 has three items, 2 two, 3 one; item 7 three users, 8 two, 9 one.

@@ -32,7 +32,7 @@ from triptych.data.lines import DEEPEST, read_chunks, read_json_lines
 from triptych.data.pictures import open_picture
 from triptych.data.readers import read_interactions
 from triptych.data.tables import MOST_COLUMNS, read_header, read_table
-from triptych.data.values import read_moment
+from triptych.data.times import read_moment
 from triptych.errors import ConfigError, DataError, StorageError
 from triptych.fetch.unpack import unpack_zip
 from triptych.files import checksums, read_arrays, read_json, write_json

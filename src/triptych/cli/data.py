@@ -403,7 +403,7 @@ def _filters(
     duplicates: str = "first",
 ) -> Filters:
     from triptych.data.filters import Filters
-    from triptych.data.values import read_moment
+    from triptych.data.times import read_moment
 
     return Filters(
         min_rating=min_rating,

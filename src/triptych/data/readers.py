@@ -24,7 +24,8 @@ from triptych.data.ids import IdMap, id_array, index_ids
 from triptych.data.interactions import Interactions
 from triptych.data.tables import naming, read_table
 from triptych.data.texts import as_text
-from triptych.data.values import NO_VALUE, read_labels, read_numbers, read_times
+from triptych.data.times import read_times
+from triptych.data.values import NO_VALUE, read_labels, read_numbers
 from triptych.errors import ConfigError, DataError
 
 

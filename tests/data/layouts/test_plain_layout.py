@@ -337,7 +337,7 @@ def test_what_a_table_with_the_said_columns_lacks_is_named(tmp_path):
             find_layout(tmp_path, hints=Hints(columns=said))
 
 
-@pytest.mark.parametrize("values", [("11/28/2016", "3/4/2017"), ("evening", "noon"), ("yes", "no")])
+@pytest.mark.parametrize("values", [("11/12/2016", "3/4/2017"), ("evening", "noon"), ("yes", "no")])
 def test_a_time_that_was_only_found_and_is_none_is_left_unread(tmp_path, values):
     rows = "".join(f"u{n},i{n},{value}\n" for n, value in enumerate(values))
     (tmp_path / "sales.csv").write_text(f"user,item,Order Date\n{rows}")

@@ -20,7 +20,7 @@ from triptych.data.ids import IdMap
 from triptych.data.layouts.base import MEDIA_ROLES, Hints, Layout
 from triptych.data.readers import read_item_table
 from triptych.data.tables import is_table, naming, read_header, read_table
-from triptych.data.values import read_times
+from triptych.data.times import read_times
 from triptych.errors import DataError, nearest
 
 WELL_KNOWN: Mapping[str, Sequence[str]] = {
