@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-QUICK = ("propagation", "sampling", "ranking", "neighbors", "epoch", "reading", "encoding")
+QUICK = ("propagation", "contrast", "sampling", "ranking", "neighbors", "epoch", "reading", "encoding")
 ON_DEVICES = ("models", "growth", "sand", "memory")
 """Those that train models, in processes of their own and for hours: run if named only."""
 NAMES = QUICK + ON_DEVICES
