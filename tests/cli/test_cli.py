@@ -147,6 +147,12 @@ def test_lasts_that_are_any_are_said_to_be(call, files: Path, tmp_path: Path):
     assert "at random for want of times" in " ".join(called.stdout.split())
 
 
+def test_settings_that_a_solved_model_does_not_read_are_named(call, prepared: Path, tmp_path: Path):
+    arguments = ("train", "ease", prepared, "-k", 2, "--set", "metric=recall@2", "--epochs", 3, "--out")
+    assert "Not read, as ease is solved: epochs." in call(*arguments, tmp_path / "a").stdout
+    assert call(*arguments, tmp_path / "b", "--json").json["settings_not_read"] == ["epochs"]
+
+
 def test_popularity_likens_no_items(call, prepared: Path, tmp_path: Path):
     arguments = (
         "train",

@@ -28,6 +28,15 @@ def test_no_setting_belongs_to_both():
 
 
 @pytest.mark.parametrize(
+    ("model", "unread"),
+    [("lightgcn", []), ("ials", ["learning_rate"]), ("ease", ["learning_rate", "epochs"]), ("item-knn", ["learning_rate", "epochs"])],
+)  # fmt: skip
+def test_what_a_model_that_solves_does_not_read_is_named(model, unread):
+    settings = {"learning_rate": 0.1, "epochs": 3, "metric": "recall@2"}
+    assert Recipe(model, settings).unread() == unread
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [("2", 2), ("1e-4", 1e-4), ("true", True), ("users", "users"), ('["image"]', ["image"]), ("{image = 1.0}", {"image": 1.0}),
      ("recall@20", "recall@20"), ("a=b", "a=b")],

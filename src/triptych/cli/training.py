@@ -135,6 +135,9 @@ def train(
         tracking.end(result.record)
     shutil.rmtree(checkpoints, ignore_errors=True)  # only now is nothing lost with it
     summary = {**result.record.summary(), "run": str(folder)}
+    unread = recipe.unread()
+    if unread:
+        summary["settings_not_read"] = unread
     if trackers:
         summary["tracked"] = {tracker.kind: tracker.where for tracker in tracking.kept}
     if as_json:
@@ -150,7 +153,9 @@ def train(
         f"{counts['test']:,} test; {counts['left_out']:,} of users without training pairs left out.\n"
         f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s an evaluation, "
         f"{record.peak_memory_bytes / 2**20:,.0f} MiB at most, on {record.device}.\n"
-        f"Saved: {folder}" + "".join(f"\nTracked: {tracker.where}" for tracker in tracking.kept),
+        + (f"Not read, as {recipe.model} is solved: {', '.join(unread)}.\n" if unread else "")
+        + f"Saved: {folder}"
+        + "".join(f"\nTracked: {tracker.where}" for tracker in tracking.kept),
     )
 
 

@@ -42,6 +42,15 @@ class Configs(NamedTuple):
     """name -> settings, in the order in which they act."""
 
 
+_OF_STEPS = {"batch_size", "learning_rate", "lr_decay", "sampler", "zero_missing_grads"}
+_UNREAD = {
+    "batches": set[str](),
+    "sweeps": _OF_STEPS,
+    "once": _OF_STEPS | {"epochs", "patience", "eval_every"},
+}
+"""What a model does in an epoch -> settings of the loop that change nothing."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A model and the settings to train it with.
@@ -110,6 +119,10 @@ class Recipe:
         return Configs(
             make_config(kind, of_model), make_config(TrainConfig, of_loop), make_plugin_configs(of_plugins)
         )
+
+    def unread(self) -> list[str]:
+        """Name the settings of the loop that the model does not read, as it solves instead of stepping."""
+        return [name for name in self.settings if name in _UNREAD[model_entry(self.model).model.schedule]]
 
 
 def _toml(value: Any) -> str:
