@@ -27,10 +27,10 @@ def column_correlation(x: Tensor, counted: Tensor | None = None) -> Tensor:
         x: one matrix, or several.
         counted: (..., N) bool, which rows count; by default all.
     """
-    products, x, _ = _products(x, counted)
+    products, mean, n_rows = _products(x, counted)
     squares = products.diagonal(dim1=-2, dim2=-1)  # (..., D)
     rounding = _ROUNDING * torch.finfo(x.dtype).eps
-    varies = squares > rounding**2 * x.square().sum(dim=-2)
+    varies = squares > rounding**2 * (squares + (n_rows * mean.square()).squeeze(-2))
     scale = torch.where(varies, squares, 1.0).rsqrt() * varies
     return products * scale[..., :, None] * scale[..., None, :]
 
@@ -105,13 +105,19 @@ def identity_loss(x: Tensor, counted: Tensor | None = None, scaling: Scaling = "
 
 
 def _products(x: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the inner products of the centred columns (..., D, D), the rows that count, and their number."""
-    if counted is None:
-        n_rows = torch.tensor(x.shape[-2], dtype=x.dtype, device=x.device)
-        centred = x - x.mean(dim=-2, keepdim=True)
-    else:
-        rows = counted[..., None].to(x.dtype)  # (..., N, 1)
-        n_rows = rows.sum(dim=-2, keepdim=True)  # (..., 1, 1)
-        x = x * rows
-        centred = x - rows * (x.sum(dim=-2, keepdim=True) / n_rows.clamp(min=1))
-    return centred.mT @ centred, x, n_rows
+    """Give inner products of the centred columns (..., D, D), their means (..., 1, D), the number of rows.
+
+    Centred columns sum to 0, so that a small shift of a mean changes no product: gradients need not go
+    through it.
+    """
+    with torch.no_grad():
+        if counted is None:
+            n_rows, mean = x.new_tensor(x.shape[-2]), x.mean(dim=-2, keepdim=True)
+        else:
+            rows = counted[..., None].to(x.dtype)  # (..., N, 1)
+            n_rows = rows.sum(dim=-2, keepdim=True)  # (..., 1, 1)
+            mean = rows.mT @ x / n_rows.clamp(min=1)
+    centred = x - mean
+    if counted is not None:
+        centred.mul_(rows)
+    return centred.mT @ centred, mean, n_rows
