@@ -32,6 +32,7 @@ from triptych.cli.progress import TrainingProgress
 from triptych.data.columns import Columns
 from triptych.data.split import Split, read_label_meaning
 from triptych.files import hash_arrays
+from triptych.memory import keep_freed_memory
 from triptych.preparation import prepare
 from triptych.runs import train
 from triptych.training.recipe import Recipe, find_recipe, parse_settings
@@ -215,6 +216,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep records here, and take those there")
     arguments = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     split = load_split(arguments.data)
     names = arguments.names or (RECIPES[arguments.data] if arguments.stage == "table" else FIRST)
