@@ -122,7 +122,7 @@ def _write(path: Path | None, report: dict[str, Any]) -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default the first seven"
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default the first eight"
     )
     parser.add_argument(
         "--rounds", type=int, help=f"measured rounds, interleaved (default {ROUNDS}, fewer for long ones)"
