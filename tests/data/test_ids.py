@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.data.ids import id_array, index_ids
+from triptych.data.ids import NO_IDS, id_array, index_ids
 from triptych.errors import DataError
 
 texts = st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=30)
@@ -19,7 +19,7 @@ numbers = st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_s
 )
 def test_each_row_gets_the_place_of_its_id_among_the_sorted(column):
     ids, index = index_ids(column)
-    usable = [raw for raw in column if raw is not None and raw != "" and "\0" not in str(raw)]
+    usable = [raw for raw in column if raw is not None and raw not in NO_IDS and "\0" not in str(raw)]
     assert ids.tolist() == sorted(set(usable))
     for raw, place in zip(column, index.tolist(), strict=True):
         assert (ids[place] == raw) if raw in usable else place == -1

@@ -105,9 +105,9 @@ class Dense:
         }[self.config.local_norm]
         if self.config.use_global:
             whole, each = F.normalize(sum(self.views)), sum(F.normalize(view) for view in self.views)
-            self.z = (
-                self.z + self.config.global_weight * {"sum": whole, "each": each}[self.config.global_norm]
-            )
+            printed = sum(whole for _ in self.views)
+            passed = {"sum": whole, "each": each, "printed": printed}[self.config.global_norm]
+            self.z = self.z + self.config.global_weight * passed
 
     def spread(self, nodes: torch.Tensor, n_layers: int) -> list[torch.Tensor]:
         layers = [nodes]
@@ -198,7 +198,7 @@ SETTINGS = [
     {"combine": "sum", "n_layers": 3, "first_decorrelated": 1, "contrast_candidates": "batch"},
     {"combine": "last", "n_modality_layers": 1, "detach_shares": False, "regulariser": "half_squared"},
     {"local_norm": "with_ids", "n_hyperedges": 3, "temperature": 0.7, "global_weight": 0.8},
-    {"modalities": ("image", "text", "audio"), "hyper_start": "filtered"},
+    {"modalities": ("image", "text", "audio"), "hyper_start": "filtered", "global_norm": "printed"},
     {"modalities": ("text",)},
     {"use_global": False},
     {"contrast_weight": 0.0, "id_decorrelation": 0.0, "modality_decorrelation": 0.0},
@@ -276,6 +276,7 @@ def seen(model: MGNM) -> list[float]:
         {"scoring_noise": True},
         {"global_weight": 0.9},
         {"global_norm": "each"},
+        {"global_norm": "printed"},
         {"contrast_weight": 0.1},
         {"contrast_weight": 0.0},
         {"contrast_candidates": "batch"},

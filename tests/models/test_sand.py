@@ -274,6 +274,7 @@ def test_the_official_recipe_is_all_that_the_code_does_otherwise():
         "bpr_log", "align_anchor", "align_head", "distance_weight", "club_reads", "club_negatives",
         "club_clamp", "club_shared", "club_pairing",
     }  # fmt: skip
+    assert find_recipe("sand-official.toml").configs().training.metric_decimals == 4  # as MMRec rounds
     baby = find_recipe("sand-baby.toml").configs()
     assert baby.model == usual
     assert baby.training.learning_rate == 1e-4

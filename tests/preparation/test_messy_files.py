@@ -62,13 +62,13 @@ def test_id_is_an_item_column_where_it_can_mean_nothing_else(tmp_path):
 
 
 def test_rows_of_unknown_and_repeated_items_are_counted(tmp_path):
-    products = "item,title\n12,Twelve\n 12 ,Again\n99,Other\n"
-    data = make(write(tmp_path / "in", sales__csv="user,item\na,12\na,13\n", products__csv=products))
-    # read as text, since " 12 " is no number; where the data's ids are numbers, both spell 12
-    assert data.titles == ["Twelve", ""]
-    assert data.provenance["items"] == {
-        "rows": 3, "unknown_items": 1, "repeated_items": 1, "items_without_row": 1,
-    }  # fmt: skip
+    products = "item,title\n12,Twelve\n 12 ,Again\n99,Other\nx,A word\n"
+    sales = "user,item\na,12\na,13\n"
+    data = make(write(tmp_path / "in", sales__csv=sales, products__csv=products), max_bad=0.3)
+    assert data.titles == ["Twelve", ""]  # ids are read as text there, and found where the data's are numbers
+    assert data.provenance["unusable"]["products.csv"]["left_out"] == {"repeated item": 1}
+    assert data.provenance["items"]["unknown_items"] == 2
+    assert data.provenance["items"]["items_without_row"] == 1
     other = write(tmp_path / "other", sales__csv=SALES, products__csv="item,title\nX,y\n")
     with pytest.raises(DataError, match=r"products\.csv: none of its 1 item ids, such as 'X',"):
         make(other)

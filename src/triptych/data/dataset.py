@@ -66,6 +66,8 @@ class Dataset:
                 wanted=f"one place for each of the {n_items:,} items of '{self.name}'",
                 fix="Prepare the data set again",
             )
+        # In one order, whoever made it: models number modalities by it, and a saved data set has no other.
+        object.__setattr__(self, "features", dict(sorted(self.features.items())))
         for modality, features in self.features.items():
             check_modality(modality)
             if features.n_items != n_items:
@@ -117,7 +119,7 @@ class Dataset:
     @cached_property
     def content_hash(self) -> str:
         """Name of interactions and features together; two data sets of one hash train alike."""
-        features = [(name, self.features[name].content_hash) for name in sorted(self.features)]
+        features = [(name, part.content_hash) for name, part in self.features.items()]
         return hash_arrays(self.interactions.content_hash, features)
 
     def core(self, k: int) -> Dataset:

@@ -15,6 +15,8 @@ from triptych.data.arrays import BoolArray, IntArray, RawId
 from triptych.errors import DataError, UnknownIdError, nearest
 
 RawIds = np.ndarray[Any, Any]
+NO_IDS = ("", "NULL", "null", r"\N", "NaN", "nan", "None", "<NA>")
+"""What databases and data frames write where there is no id."""
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
@@ -78,7 +80,7 @@ def index_ids(column: pl.Series) -> tuple[RawIds, IntArray]:
         column: (n,) integers or strings.
 
     Returns: the distinct ids, int64 or str, ascending; and (n,) int64 the place of each row's id among them,
-        -1 where there is none: missing, empty, with a NUL character, or beyond 64 bits.
+        -1 where there is none: missing, one of `NO_IDS`, with a NUL character, or beyond 64 bits.
 
     Raises:
         DataError: the column holds something other than integers or strings.
@@ -120,10 +122,10 @@ def _plain(column: pl.Series) -> pl.Series:
 
 
 def _unusable(ids: pl.Series) -> BoolArray:
-    """Mark texts that are no id: empty ones, and those with a NUL, which numpy drops at the end."""
+    """Mark texts that are no id: `NO_IDS`, and those with a NUL, which numpy drops at the end."""
     if ids.dtype == pl.Int64:
         return np.zeros(len(ids), dtype=bool)
-    bad = (ids.str.len_bytes() == 0) | ids.str.contains("\0", literal=True)
+    bad = ids.is_in(NO_IDS) | ids.str.contains("\0", literal=True)
     return bad.fill_null(value=False).to_numpy()
 
 

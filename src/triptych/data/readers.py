@@ -235,6 +235,7 @@ def _usable_rows(
             )
             bad.add(file, f"no usable {role}", int(wrong.sum()), examples)
             usable &= ~wrong
-    fix = "Repair these rows, or choose another column (--rating none, --timestamp none read none)"
+    fix = "Repair these rows (2024-01-31 is a clear date), or choose another column (--rating none, "
+    fix += "--timestamp none read none)"
     bad.check(file, n_rows, fix)
     return usable

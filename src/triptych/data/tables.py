@@ -38,6 +38,8 @@ MOST_COLUMNS = 10_000
 """Of a text table; each is looked at for its type."""
 _LONGEST_HEADER, _LONGEST_FIELD = 1 << 22, 1 << 30
 """Letters."""
+_LINES_FOR_KEYS = 200
+"""Of JSON lines, which need not have the same keys."""
 
 _UNREADABLE = (
     pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error, *DAMAGED, ValueError, RecursionError,
@@ -49,7 +51,8 @@ def read_table(path: str | Path, bad: BadRows | None = None, *, encoding: str = 
     """Read a table by its suffix, compressed text included (`.csv.gz`).
 
     Text formats give strings, except for columns that hold canonical integers only: ids such as
-    "007" stay as they are. Blank lines are skipped.
+    "007" stay as they are. Blank lines are skipped, and so are spaces around a field,
+    save in RecBole's files.
 
     Args:
         path: the file.
@@ -96,12 +99,9 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
     try:
         if suffix == ".parquet":
             return pl.scan_parquet(path, glob=False).collect_schema().names()
-        first = _first_line(path, encoding)
         if suffix in (".jsonl", ".ndjson"):
-            row = json.loads(first)
-            names = list(row) if isinstance(row, dict) else []
-            "".join(names).encode()  # half a surrogate pair is no text
-            return names
+            return _keys(_first_lines(path, encoding, _LINES_FOR_KEYS))
+        first = _first_line(path, encoding)
         names = next(csv.reader([first], delimiter=_separator(first, suffix), quotechar='"'))
         return _column_names(names, typed=suffix in _TYPED)
     except _UNREADABLE as error:
@@ -131,12 +131,21 @@ def existing_file(path: str | Path) -> Path:
         DataError: it is not.
     """
     path = Path(path)
+    if printable(str(path)) != str(path):
+        raise DataError(
+            f"the name of {printable(str(path))} is not UTF-8", wanted="a name that is", fix="Rename the file"
+        )
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {what}", wanted="a file", fix="Check the path")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty", wanted="a file with data", fix="Check how it was made")
     return path
+
+
+def printable(name: str) -> str:
+    """Spell a file's name with \ufffd for what is no UTF-8 in it, which could be neither shown nor kept."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 @contextmanager
@@ -148,24 +157,45 @@ def naming(source: str) -> Iterator[None]:
         raise type(error)(f"{source}: {error.found}", wanted=error.wanted, fix=error.fix) from error
 
 
+def _keys(lines: Iterable[str]) -> list[str]:
+    """Name the keys of JSON objects, one a line, each once; of lines that are none but the first, nothing."""
+    found: dict[str, None] = {}
+    for place, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+            "".join(row if isinstance(row, dict) else ()).encode()  # half a surrogate pair is no text
+        except (ValueError, RecursionError):
+            if place:
+                continue
+            raise
+        found |= dict.fromkeys(row if isinstance(row, dict) else ())
+    return list(found)
+
+
 def _first_line(path: Path, encoding: str) -> str:
     """Read the first line that is not blank."""
+    return next(_first_lines(path, encoding, 1), "")
+
+
+def _first_lines(path: Path, encoding: str, n: int) -> Iterator[str]:
+    """Read the first n lines that are not blank."""
     with open_bytes(path) as file:
         text = io.TextIOWrapper(
             file, encoding="utf-8-sig" if _is_utf8(encoding) else encoding, errors="replace"
         )
-        while line := text.readline(_LONGEST_HEADER):
+        while n > 0 and (line := text.readline(_LONGEST_HEADER)):
             if line.strip():
-                return line.rstrip("\r\n")
-    return ""
+                n -= 1
+                yield line.rstrip("\r\n")
 
 
 def _separator(first_line: str, suffix: str) -> str:
-    """Say what parts the fields: what the suffix promises, or else what the first line holds instead."""
+    """Say what parts the fields: what the header has most of outside quotes, of equals the suffix's own."""
     usual = "," if suffix == ".csv" else "\t"
-    if usual in first_line or suffix in _TYPED:
+    if suffix in _TYPED:
         return usual
-    return next((other for other in (";", "\t", "|", ",") if other in first_line), usual)
+    plain = re.sub('"[^"]*"', "", first_line)
+    return max((usual, ";", "\t", "|", ","), key=plain.count)  # the first of equals
 
 
 def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
@@ -175,13 +205,15 @@ def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
     separator = _separator(first_line, suffix)
     if (n_columns := first_line.count(separator) + 1) > MOST_COLUMNS:
         raise ValueError(f"{n_columns:,} columns, and more than {MOST_COLUMNS:,} are not looked at")
+    if "\ufffd" in first_line:
+        raise ValueError(f"its header is not {encoding}, which another --encoding may read")
     csv.field_size_limit(_LONGEST_FIELD)
     try:
         source = _source(path, encoding)
         quote = None if typed else '"'  # RecBole's files know no quoting
         frame = pl.read_csv(source, separator=separator, quote_char=quote, infer_schema=False, glob=False)
         if quote:
-            _check_quotes(source, separator)
+            _check_quotes(source, separator, n_columns)
         frame.columns = _distinct(_column_names(_as_written(frame.columns), typed))
     except (pl.exceptions.ComputeError, UnicodeDecodeError, csv.Error):
         frame = _read_row_by_row(path, bad, encoding, separator, typed)
@@ -189,14 +221,17 @@ def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
         n_rows = frame.height
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
         bad.add(path.name, "empty row", n_rows - frame.height, harmless=True)
+    if not typed:
+        frame = frame.with_columns(pl.all().str.strip_chars())
     return frame.with_columns(column.cast(pl.Int64) for column in frame if _is_integer(column))
 
 
-def _check_quotes(source: Path | bytes, separator: str) -> None:
+def _check_quotes(source: Path | bytes, separator: str, n_columns: int) -> None:
     """Refuse a quote in the midst of a field: polars takes the rows between two of these for one field.
 
     Rows are read strictly where that can be: from a line with an odd number of quotes to the next one, and
-    lines with a quote after a backslash, as some databases write them.
+    lines with a quote after a backslash, as some databases write them. Between tabs, where quotes are mostly
+    letters like others, whole rows between two of them are none of a field's either.
 
     Raises:
         csv.Error: there is one.
@@ -213,11 +248,18 @@ def _check_quotes(source: Path | bytes, separator: str) -> None:
             within ^= odd
             row.append(line.decode("latin-1"))  # what is no ASCII does not matter here
             if not within:
+                if separator == "\t" and _holds_rows(row, n_columns):
+                    raise csv.Error("rows between two quotes")
                 if len(list(csv.reader(row, delimiter=separator, strict=True))) > 1:
                     raise csv.Error("a quote within a field")
                 row = []
     if row:
         raise csv.Error("a quote without its partner")
+
+
+def _holds_rows(lines: Sequence[str], n_columns: int) -> bool:
+    """Say whether whole rows between tabs stand within what two quotes enclose, first and last line aside."""
+    return n_columns > 1 and any(line.count("\t") == n_columns - 1 for line in lines[1:-1])
 
 
 def _may_hold_stray(text: bytes) -> bool:
@@ -242,7 +284,7 @@ def _as_written(names: Sequence[str]) -> list[str]:
 
 def _column_names(names: Iterable[str], typed: bool) -> list[str]:
     """Take off types, and name columns without a name, as of an index, by their places: `column_1`."""
-    plain = [name.partition(":")[0].strip() if typed else name for name in names]
+    plain = [name.partition(":")[0].strip() if typed else name.strip() for name in names]
     taken = set(plain)
     return [name or free_name(f"column_{place}", taken) for place, name in enumerate(plain, start=1)]
 
@@ -304,19 +346,28 @@ def _read_row_by_row(path: Path, bad: BadRows, encoding: str, separator: str, ty
                 break
             if not row:
                 continue
+            if separator == "\t" and any(_holds_rows(field.splitlines(), len(header)) for field in row):
+                n_lines = rows.line_num - before
+                n_rows += n_lines
+                lines = f"line {before + 1:,} to {rows.line_num:,}"
+                bad.add(path.name, "badly quoted", n_lines, [f"{lines}: rows between two quotes"])
+                continue
             n_rows += 1
             at = f"line {rows.line_num:,}"
             if any("\udc80" <= letter <= "\udcff" for field in row for letter in field):
                 bad.add(path.name, f"not {encoding}", 1, [f"{at}, which another --encoding may read"])
-            elif len(row) > len(header):
+            elif any(row[len(header) :]):
                 bad.add(path.name, "too many fields", 1, [f"{at} holds more fields than the header"])
             else:
-                kept.append([field or None for field in row] + [None] * (len(header) - len(row)))
+                kept.append(
+                    [field or None for field in row[: len(header)]] + [None] * (len(header) - len(row))
+                )
     bad.check(path.name, n_rows, "Repair these rows, name their encoding with --encoding")
     return pl.DataFrame(kept, schema=dict.fromkeys(header, pl.String), orient="row")
 
 
 def _is_integer(column: pl.Series) -> bool:
+    column = column.alias("")  # "^.*$" would name a pattern of columns
     if not column.head(100).drop_nulls().str.contains(_INTEGER).all():
         return False  # spares a look at all the others
     canonical = column.count() > 0 and bool(column.str.contains(_INTEGER).all())

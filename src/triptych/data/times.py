@@ -19,8 +19,9 @@ def read_times(column: pl.Series) -> FloatArray:
     """Read times in seconds since 1970 (UTC), NaN where there is none.
 
     Numbers are brought to seconds from the unit their size speaks for; small ones, such as places in a
-    sequence, stay as they are. Where more than half of those besides 0 are days such as 20240131, or years,
-    the column is one of dates, and what is neither counts as none.
+    sequence, stay as they are. Where more than half of those besides 0 are days such as 20240131, with or
+    without a time (202401311605, 20240131160507), or years, the column is one of dates, and what is neither
+    counts as none.
     Where most of a column is text and no number, it is read as ISO 8601, else as `_read_written` says. Times
     before 1970 or after 2100 count as none.
     """
@@ -29,9 +30,9 @@ def read_times(column: pl.Series) -> FloatArray:
         seconds = (column.cast(pl.Datetime("us", zone)).dt.epoch("us") / 1e6).fill_null(float("nan"))
         return _sensible(seconds.to_numpy())
     if column.dtype == pl.String:
-        distinct = column.unique()
-        numeric = distinct.cast(pl.Float64, strict=False)
-        if 2 * int(numeric.null_count()) > len(distinct):
+        numeric = column.cast(pl.Float64, strict=False)
+        if numeric.null_count() - column.null_count() > int((numeric != 0).sum()):  # 0 often stands for none
+            distinct = column.unique()
             read = _sensible(np.array([_read_iso(text) for text in distinct], dtype=np.float64))
             other = np.isnan(read)
             if other.any():
@@ -39,7 +40,7 @@ def read_times(column: pl.Series) -> FloatArray:
             return column.replace_strict(distinct, pl.Series(read), return_dtype=pl.Float64).to_numpy()
     numbers = read_numbers(column, largest=np.inf)
     dated = _look_like_dates(numbers)
-    n_known = np.count_nonzero(np.isfinite(numbers) & (numbers != 0))  # 0 often stands for no date
+    n_known = np.count_nonzero(np.isfinite(numbers) & (numbers != 0))
     if 2 * np.count_nonzero(dated) > n_known:
         return _sensible(_calendar(np.where(dated, numbers, np.nan)))
     return _sensible(to_seconds(numbers))
@@ -49,8 +50,9 @@ _YEAR_2100 = 4_102_444_800.0
 
 
 def _look_like_dates(numbers: FloatArray) -> BoolArray:
-    """Mark whole numbers that are years, or days such as 20240131, from 1900 to 2099."""
+    """Mark whole numbers that are years, or days such as 20240131, with a time or without; 1900 to 2099."""
     whole = np.where(np.isfinite(numbers) & (numbers == np.floor(numbers)), numbers, 0)
+    whole, _ = _part(whole)
     month, day = whole // 100 % 100, whole % 100
     in_a_month = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
     days = (whole >= 1900_01_01) & (whole < 2100_01_01) & in_a_month
@@ -58,12 +60,26 @@ def _look_like_dates(numbers: FloatArray) -> BoolArray:
     return marks
 
 
+def _part(numbers: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Part days with a time, such as 202401311605 or 20240131160507, into the day and the time's seconds."""
+    day, seconds = numbers, np.zeros(len(numbers))
+    for size, to_hhmmss in ((1e4, 100), (1e6, 1)):
+        clock = numbers % size * to_hhmmss
+        hour, minute, second = clock // 10_000, clock // 100 % 100, clock % 100
+        fits = (numbers >= 1900_01_01 * size) & (numbers < 2100_01_01 * size)
+        fits &= (hour < 24) & (minute < 60) & (second < 60)
+        day = np.where(fits, numbers // size, day)
+        seconds = np.where(fits, 3600 * hour + 60 * minute + second, seconds)
+    return day, seconds
+
+
 def _calendar(numbers: FloatArray) -> FloatArray:
     """Turn years, and days such as 20240131, into seconds since 1970; NaN for a day that is none."""
+    numbers, clock = _part(numbers)
     text = pl.Series(numbers).fill_nan(None).cast(pl.Int64).cast(pl.String)
     text = pl.select(pl.when(text.str.len_bytes() == 4).then(text + "0101").otherwise(text)).to_series()
     days = text.str.to_date("%Y%m%d", strict=False)
-    return (days.cast(pl.Datetime("us")).dt.epoch("us") / 1e6).fill_null(float("nan")).to_numpy()
+    return (days.cast(pl.Datetime("us")).dt.epoch("us") / 1e6).fill_null(float("nan")).to_numpy() + clock
 
 
 def _sensible(seconds: FloatArray) -> FloatArray:
@@ -72,16 +88,28 @@ def _sensible(seconds: FloatArray) -> FloatArray:
 
 def _read_iso(text: str | None) -> float:
     with suppress(ValueError):
-        moment = datetime.fromisoformat((text or "").removesuffix(" UTC"))
+        moment = datetime.fromisoformat((text or "").strip().removesuffix(" UTC"))
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return float("nan")
 
 
 _CLOCK = (
     r"^(?<day>.*?)"
-    r"(?:[ T](?<hour>\d{1,2}):(?<minute>\d\d)(?::(?<second>\d\d(?:\.\d+)?))?(?: ?(?<half>[AP])\.?M\.?)?)?$"
+    r"(?:[ T](?<hour>\d{1,2}):(?<minute>\d\d)(?::(?<second>\d\d(?:\.\d+)?))?(?: ?(?<half>[AP])\.?M\.?)?"
+    r"(?: ?(?<zone>[+-]\d\d:?\d\d))?)?$"
 )
-_ANY_ORDER = ["%Y/%m/%d", "%d.%m.%y", "%d.%m.%Y", "%d %B %Y", "%d-%B-%Y", "%d-%B-%y", "%B %d %Y"]
+_ANY_ORDER = [
+    "%Y-%m-%d",
+    "%Y/%m/%d",
+    "%Y.%m.%d",
+    "%d %B %y",
+    "%d.%m.%y",
+    "%d.%m.%Y",
+    "%d %B %Y",
+    "%d-%B-%Y",
+    "%d-%B-%y",
+    "%B %d %Y",
+]
 _MONTH_FIRST = [*_ANY_ORDER, "%m/%d/%y", "%m/%d/%Y", "%m-%d-%Y"]
 _DAY_FIRST = [*_ANY_ORDER, "%d/%m/%y", "%d/%m/%Y", "%d-%m-%Y"]
 
@@ -95,7 +123,8 @@ def _read_written(texts: pl.Series) -> FloatArray:
     Args:
         texts: (n,) distinct.
     """
-    plain = texts.str.to_uppercase().str.replace_all(",", "").str.replace(r" ?(?:UTC|GMT|Z)$", "")
+    plain = texts.str.to_uppercase().str.replace_all(",", "").str.replace_all(r"\s+", " ").str.strip_chars()
+    plain = plain.str.replace(r" ?(?:UTC|GMT|Z)$", "").str.replace(r"(\d)(?:ST|ND|RD|TH)\b", "$1")
     parts = (
         plain.str.replace(r"^(?:MON|TUE|WED|THU|FRI|SAT|SUN)[A-Z]* ", "").str.extract_groups(_CLOCK).struct
     )
@@ -126,7 +155,11 @@ def _read_clock(parts: Any) -> FloatArray:
     half = parts.field("half").fill_null("").to_numpy()  # A, P or nothing
     hour = np.where(half == "", hour, hour % 12 + 12 * (half == "P"))
     shown = (hour < 24) & (minute < 60) & (second < 60)
-    return np.where(shown, 3600 * hour + 60 * minute + second, np.nan)
+    zone = (
+        parts.field("zone").str.replace(":", "").cast(pl.Float64).fill_null(0.0).to_numpy()
+    )  # +0130 is 90 minutes
+    ahead = np.sign(zone) * (np.abs(zone) // 100 * 60 + np.abs(zone) % 100)
+    return np.where(shown, 3600 * hour + 60 * (minute - ahead) + second, np.nan)
 
 
 def to_seconds(numbers: FloatArray) -> FloatArray:

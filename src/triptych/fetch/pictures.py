@@ -111,7 +111,7 @@ def fetch_pictures(
 
 def file_stem(item: str | int) -> str:
     """Give the name of an item's picture, without suffix."""
-    return quote(str(item), safe="").replace(".", "%2E")
+    return quote(str(item), safe="", errors="surrogateescape").replace(".", "%2E")
 
 
 def item_of_file_name(name: str) -> str | None:

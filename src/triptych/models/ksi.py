@@ -8,7 +8,10 @@ Knowledge Soft Integration (arXiv:2305.07419). Equations, letters and readings a
 The paper says "LightGCN" and "NGCF", prints figures of them that are LATTICE's (arXiv:2104.09036), and
 builds on LATTICE. Its code runs LightGCN over (D + I)^-1 (A + I), and takes the mean of NGCF's layers, of
 slope 0.01, instead of setting them side by side. Here NGCF is LATTICE's, and LightGCN is by default the
-original, as printed: `normalisation`. The paper prints no regulariser either, where LATTICE has one of 1e-5.
+original, as printed: `normalisation`. NGCF's first values are not LATTICE's, whose linear layers start as
+torch's nn.Linear does: here they are Xavier-uniform, biases included, as in NGCF's own code. Users and items
+start Xavier-uniform with "ngcf" and "lightgcn", but Xavier-normal with "mf", as the model "mf-bpr" does. The
+paper prints no regulariser either, where LATTICE has one of 1e-5.
 """
 
 from __future__ import annotations

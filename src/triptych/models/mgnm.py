@@ -20,10 +20,11 @@ No code of the authors is known. Where the print is silent or cannot be meant, t
 has D columns, not F, as it multiplies filtered vectors, and b1_m 4 D entries. Eq. 10 multiplies ids of users
 too. Eq. 12, A T_m^T, has no items in it. Eq. 13 drops entries of the I x I matrix H H^T, here those of H; it
 names neither noise nor the first Y_m. Eq. 16 has one term above and below: below, the second vector runs
-over all nodes. Eq. 17 adds one term once for each modality, which is `global_weight` times their number.
-Eq. 19 is a sum, and does not say what it regularises. AFDGCF (arXiv:2403.17416), where the decorrelation is
-from, takes mu_l as constants, as this does, but leaves out layer 0. Not printed are alpha (`global_weight`),
-omega (`contrast_weight`), lambda (`reg_weight`), n and the dropout: they are LGMRec's for Amazon Baby.
+over all nodes. Eq. 17 adds one term once for each modality; here it is added once, and as printed with
+`global_norm` "printed". Eq. 19 is a sum, and does not say what it regularises. AFDGCF (arXiv:2403.17416),
+where the decorrelation is from, takes mu_l as constants, as this does, but leaves out layer 0. Not printed
+are alpha (`global_weight`), omega (`contrast_weight`), lambda (`reg_weight`), n and the dropout: they are
+LGMRec's for Amazon Baby.
 
 Beyond the paper: any modalities by name, with the mean over all pairs in the contrast, and none for a single
 one. An item that lacks a modality is zero in X_m and G_m, counts in no user's mean, belongs to no hyperedge
@@ -87,8 +88,9 @@ class MGNMConfig(ContentConfig, HypergraphSettings):
     """How users' logits come of their items'."""
     global_weight: float = Field(0.3, ge=0)
     """alpha, weight of what comes through the hyperedges."""
-    global_norm: Literal["sum", "each"] = "sum"
-    """What is normalised of it: the modalities' "sum", or "each" by itself."""
+    global_norm: Literal["sum", "each", "printed"] = "sum"
+    """What is normalised of it: the modalities' "sum", or "each" by itself; "printed" is eq. 17 as it
+    stands, the normalised sum times the number of modalities."""
     contrast_weight: float = Field(1e-4, ge=0)
     """omega, weight of the contrast, which is a sum over the batch; 0 leaves it out."""
     contrast_candidates: Candidates = "all"
@@ -181,6 +183,8 @@ class MGNM(Recommender):
             return Pass(self.nodes.split(local), ids, spread, None)
         view = self.hypergraph(*self._attach(seen, self.nodes.split(smooth).items))
         passed = unit_sum(view.vectors, 0, each=config.global_norm == "each")
+        if config.global_norm == "printed":
+            passed = passed * len(view.vectors)
         return Pass(self.nodes.split(local + config.global_weight * passed), ids, spread, view)
 
     def _attach(self, seen: Tensor, smooth: Tensor) -> tuple[Tensor, Tensor]:

@@ -73,6 +73,8 @@ class ContentRetrieval(nn.Module):
     def forward(self, place: int, vectors: Tensor, items: Tensor) -> Tensor:
         """Ask some items in one modality: (I, D) vectors, (n,) int64 -> (n,) losses, 0 where it is lacking.
 
+        An item that lacks the modality is not asked: a mean is over those of the others (`has`).
+
         Args:
             place: of the modality, counted from 0.
             vectors: of all items.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from triptych.data.bad_rows import SHOWN
 from triptych.data.dataset import Dataset
+from triptych.data.layouts.base import MEDIA_ROLES, MEDIA_SUFFIXES
 from triptych.errors import ConfigError
 from triptych.fetch.pictures import item_of_file_name
+
+_NEITHER = {".html", ".htm", ".json", ".txt", ".csv", ".md", ".xml", ".pdf"}
+"""What lies beside pictures and sounds and is none."""
 
 Place = tuple[str, ...]
 """The folders a file is in, outermost first, and its name."""
@@ -17,6 +21,10 @@ Place = tuple[str, ...]
 
 def find_item_files(data: Dataset, modality: str, folder: Path) -> tuple[list[Path | None], dict[str, Any]]:
     """Find the file of each item in a folder and those below it.
+
+    Files are found by the item's id, as their name or as that of their folder. Where folders named by items
+    share a name, such as 1.png, each holds the files of its item alone. If it still is not clear which file
+    is meant, the item gets none.
 
     Where the item table has a column MODALITY_file, its names are compared with the files from the end:
     "shop/mug/front.png" is the file that shares the longest tail, be it "front.png" alone. Where that leaves
@@ -33,14 +41,16 @@ def find_item_files(data: Dataset, modality: str, folder: Path) -> tuple[list[Pa
         raise ConfigError(
             f"{folder} is no folder", wanted=f"a folder of {modality} files", fix="Check the path"
         )
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    others = _other_suffixes(modality)
+    paths = sorted(paths, key=lambda path: (path.suffix.lower() in others, path))  # these are taken last
     column = f"{modality}_file"
     if column in data.item_table.columns:
         names = [None if name is None else str(name) for name in data.item_table[column]]
         files = _by_place({name for name in names if name}, folder, paths)
     else:
         names = [str(raw) for raw in data.items.ids.tolist()]
-        files = _by_id(paths)
+        files = _by_id({str(raw) for raw in data.items.ids.tolist()}, folder, paths)
     found = [None if name is None else files.get(name) for name in names]
     used = {path for path in found if path is not None}
     facts: dict[str, Any] = {"files": len(paths), "files_of_no_item": len(paths) - len(used)}
@@ -50,13 +60,38 @@ def find_item_files(data: Dataset, modality: str, folder: Path) -> tuple[list[Pa
     return found, facts
 
 
-def _by_id(paths: Iterable[Path]) -> dict[str, Path | None]:
-    """Give the file of each name an item might have; of two that could be meant, the first by name."""
-    found: dict[str, Path | None] = {}
+def _other_suffixes(modality: str) -> set[str]:
+    """Give the suffixes of what is hardly a file of a modality; none of one that has no usual ones."""
+    own = MEDIA_ROLES.get(modality)
+    others = {suffix for role, some in MEDIA_SUFFIXES.items() if role != own for suffix in some}
+    return others | _NEITHER if own else set()
+
+
+def _by_id(names: Collection[str], folder: Path, paths: Iterable[Path]) -> dict[str, Path | None]:
+    """Give the file of each name: the first of one folder; None where several folders could be meant."""
+    by_name: dict[str, list[Path]] = {}
+    within: dict[str, list[Path]] = {}
     for path in paths:
+        if path.parent != folder and path.parent.name in names:
+            within.setdefault(path.parent.name, []).append(path)
         for name in (path.name, *_other_spellings(path.name)):
-            found.setdefault(name, path)
-    return found
+            if name in names:
+                by_name.setdefault(name, []).append(path)
+    apart = {path for files in within.values() for path in files}
+    if any(
+        _n_folders(apart.intersection(files)) > 1 for files in by_name.values()
+    ):  # names mean little there
+        by_name = {name: [path for path in files if path not in apart] for name, files in by_name.items()}
+        candidates = {name: within.get(name) or by_name.get(name, []) for name in names}
+    else:
+        theirs = {path for files in by_name.values() for path in files}
+        others = {name: [path for path in files if path not in theirs] for name, files in within.items()}
+        candidates = {name: by_name.get(name) or others.get(name, []) for name in names}
+    return {name: files[0] if _n_folders(files) == 1 else None for name, files in candidates.items() if files}
+
+
+def _n_folders(files: Iterable[Path]) -> int:
+    return len({path.parent for path in files})
 
 
 def _other_spellings(name: str) -> set[str]:

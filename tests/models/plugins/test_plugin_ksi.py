@@ -197,9 +197,10 @@ def dense(
 
     aside = shares.detach() if config.detach_shares else shares
     asked = range(n_items) if config.semantic_items == "all" else BATCH.pos.tolist()
-    total = 0.0
+    total, weight = 0.0, 0.0
     for m, (part, (_, vectors)) in enumerate(zip(features, made, strict=True)):
         content = components(part, dim, config.whiten)
+        found = []
         for i in asked:
             if part.present[i]:
                 pool = content[[i, *plugin.retrieval.others[m, i].tolist()]]
@@ -207,10 +208,12 @@ def dense(
                 if config.semantic_cosine:
                     anchor, pool = F.normalize(anchor, dim=0), F.normalize(pool)
                 products = (pool @ anchor / config.temperature).exp()
-                total = total - aside[m] * (products[0] / products.sum()).log()
-    terms["ksi_semantic"] = config.semantic_weight * total
-    if config.semantic_reduction == "mean":
-        terms["ksi_semantic"] = terms["ksi_semantic"] / len(asked)
+                found.append(-(products[0] / products.sum()).log())
+        if found:
+            total, weight = total + aside[m] * sum(found) / len(found), weight + aside[m]
+    terms["ksi_semantic"] = config.semantic_weight * total / weight
+    if config.semantic_reduction == "sum":
+        terms["ksi_semantic"] = terms["ksi_semantic"] * len(asked)
 
     redundancy = torch.zeros((), dtype=torch.float64)
     if config.user_redundancy:
@@ -387,9 +390,69 @@ def test_items_that_lack_modalities(split: Split):
     no_content = plugin._semantic(
         plugin.retrieval, plugin.look(model.host), torch.ones(2), Triplets(*(torch.tensor([2]),) * 3)
     )
-    assert no_content.item() == 0.0
+    assert no_content.item() == 0.0  # as nobody asks
+    no_content.backward()
+    assert not model.host.nodes.weight.grad.any()
     sum(next(iter(model.batch_steps(BATCH))).losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def with_text_of(split: Split, owners: list[int]) -> Split:
+    """Everything has an image and a sound, and only some items a text."""
+    rng = np.random.default_rng(2)
+    has = {"image": np.ones(split.n_items, dtype=bool), "text": np.isin(np.arange(split.n_items), owners)}
+    kinds = {name: ItemFeatures.dense(rng.normal(size=(split.n_items, 6)), of) for name, of in has.items()}
+    return with_features(split, kinds)
+
+
+@pytest.mark.parametrize("items", ["batch", "all"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_shares_do_not_learn_which_modality_few_items_have(split: Split, items: str, reduction: str):
+    settings = {"semantic_items": items, "semantic_reduction": reduction}
+    model, plugin = build(with_text_of(split, [2, 9]), use_structure=False, n_negatives=3, **settings)
+    with torch.no_grad():
+        plugin.modality_logits.zero_()
+        model.host.nodes.weight.zero_()  # all products are 0: each item finds its content as hardly, ln 4
+
+    def towards_shares() -> Tensor:
+        found = plugin.losses(model.host, BATCH)["ksi_semantic"]
+        asked = {"batch": 5, "all": 10}[items] if reduction == "sum" else 1
+        torch.testing.assert_close(found, torch.tensor(0.1 * asked * np.log(4)))
+        return torch.autograd.grad(found, plugin.modality_logits)[0]
+
+    assert towards_shares().abs().max() < 1e-12
+
+    # Where texts are found more easily than images, shares do learn it.
+    with torch.no_grad():
+        ids = model.host.nodes.weight[split.n_users :]
+        text = plugin.retrieval.content[1]
+        for item in (2, 9):
+            ids[item] = text[item] - text[11 - item]
+        plugin.retrieval.others[1, [2, 9]] = torch.tensor([[9], [2]], dtype=torch.int32)
+    found = plugin.losses(model.host, BATCH)["ksi_semantic"]
+    image, of_text = torch.autograd.grad(found, plugin.modality_logits)[0].tolist()
+    assert of_text < -1e-3 < 1e-3 < image
+
+
+def test_a_batch_without_a_text_says_nothing_of_shares(split: Split):
+    model, plugin = build(with_text_of(split, [0, 7, 8]), use_structure=False)
+    nobody = Triplets(*(torch.tensor([1, 2, 3]),) * 3)
+    found = plugin.losses(model.host, nobody)["ksi_semantic"]
+    each = plugin.retrieval(0, model.host.id_embeddings().items, nobody.pos)
+    torch.testing.assert_close(found, 0.1 * each.mean())
+    assert torch.autograd.grad(found, plugin.modality_logits)[0].abs().max() < 1e-12
+
+
+def test_complete_content_is_asked_for_as_if_nothing_could_lack(split: Split):
+    model, plugin = build(with_text_of(split, list(range(split.n_items))), n_negatives=2)
+    seen, shares = plugin.look(model.host), plugin.modality_logits.softmax(dim=0)
+    each = [shares[m] * plugin.retrieval(m, seen.vectors[m], BATCH.pos).sum() for m in range(2)]
+    plain = torch.stack(each).sum() / len(BATCH.pos)
+    found = plugin._semantic(plugin.retrieval, seen, shares, BATCH)
+    assert found == plain  # to the last bit, so that runs on complete data can be repeated
+    for parameter in (plugin.modality_logits, model.host.nodes.weight):
+        grads = [torch.autograd.grad(x, parameter, retain_graph=True)[0] for x in (found, plain)]
+        assert torch.equal(*grads)
 
 
 def test_the_mean_of_layers_shows_no_modality_that_an_item_lacks(split: Split):
@@ -412,10 +475,12 @@ def test_a_modality_of_graphs_alone_has_structure_but_no_semantics(split: Split)
     seen = plugin.look(model.host)
     torch.testing.assert_close(seen.vectors[0], seen.ids.items.roll(-1, dims=0))
     assert plugin.asked == [1]
-    share = plugin.modality_logits.softmax(dim=0)[1]
     found = plugin.losses(model.host, BATCH)["ksi_semantic"]
     each = plugin.retrieval(0, seen.vectors[1], BATCH.pos)
-    torch.testing.assert_close(found, 0.1 * share * each.sum() / len(BATCH.pos))
+    assert (each > 0).sum() == 3  # items 1 and 2 lack a text
+    torch.testing.assert_close(found, 0.1 * each.sum() / 3)
+    (towards_graph,) = torch.autograd.grad(found, plugin.modality_logits)
+    assert towards_graph.abs().max() < 1e-12  # the graph asks nothing, which is no reason to prefer it
 
     alone = with_features(split, {"image": given})
     with pytest.raises(ConfigError, match="given as item graphs only"):

@@ -17,6 +17,11 @@ from triptych.data.ids import IdMap
 
 MEDIA_ROLES: Mapping[str, str] = {"image": "pictures", "audio": "sounds"}
 """Modality -> the role of the folder that holds a file of it for each item."""
+MEDIA_SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "pictures": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"),
+    "sounds": (".wav", ".flac", ".ogg", ".mp3", ".m4a"),
+}
+"""Role -> how the names of its files end."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from triptych.data.columns import Columns, item_column, plain_name, resolve_colu
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures
 from triptych.data.ids import IdMap
-from triptych.data.layouts.base import MEDIA_ROLES, Hints, Layout
+from triptych.data.layouts.base import MEDIA_ROLES, MEDIA_SUFFIXES, Hints, Layout
 from triptych.data.readers import read_item_table
-from triptych.data.tables import is_table, naming, read_header, read_table
+from triptych.data.tables import is_table, naming, printable, read_header, read_table
 from triptych.data.times import read_times
 from triptych.errors import DataError, nearest
 
@@ -28,7 +28,7 @@ WELL_KNOWN: Mapping[str, Sequence[str]] = {
     "timestamp": (
         "timestamp", "datetime", "date", "orderdate", "ordertime", "orderedat", "purchasedate",
         "purchasetime", "purchasedat", "saledate", "soldat", "transactiondate", "invoicedate", "eventtime",
-        "createdat", "createdon", "when", "time",
+        "eventtimestamp", "createdat", "createdon", "when", "time",
     ),
     "label": ("xlabel", "split"),
 }  # fmt: skip
@@ -39,11 +39,7 @@ _MOST_NAMED = 30
 _MODALITIES = ("image", "text", "audio")
 _FEATURE_SUFFIXES = (".npy", ".safetensors", ".npz", ".parquet")
 _ANY_FEATURES = "_feat.npy"
-_MEDIA_SUFFIXES = {
-    "pictures": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"),
-    "sounds": (".wav", ".flac", ".ogg", ".mp3", ".m4a"),
-}
-_ROLES = ("interactions", "items", *_MEDIA_SUFFIXES)
+_ROLES = ("interactions", "items", *MEDIA_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,8 @@ class Tables(Layout):
             for entry, head in headers.items()
             if {(columns := usual_columns(head, hints.columns)).user, columns.item} <= set(head.columns)
         }
-        interactions = _only(list(of_user), "tables of interactions", "Give the one that is meant by itself")
+        fix = "Give the one that is meant by itself, or put them below one another in one file"
+        interactions = _only(list(of_user), "tables of interactions", fix)
         if interactions is None:
             _say_why_none(path, headers, hints.columns)
             return None
@@ -99,7 +96,7 @@ class Tables(Layout):
         found = {}
         if "items" not in hints.given:
             found["items"] = _only(items, "tables of items", "Name the one that is meant with --items")
-        media = {role: _media_folders(entries, role) for role in _MEDIA_SUFFIXES}
+        media = {role: _media_folders(entries, role) for role in MEDIA_SUFFIXES}
         for role, option in (("pictures", "--images"), ("sounds", "--sounds")):
             if role not in hints.given:
                 fix = f"Name the one that is meant with {option}, or use {option} none"
@@ -110,7 +107,7 @@ class Tables(Layout):
             **features,
         }
         understood = {*files.values(), *media["pictures"], *media["sounds"]}
-        return cls(files, hints, tuple(entry.name for entry in entries if entry not in understood))
+        return cls(files, hints, tuple(printable(entry.name) for entry in entries if entry not in understood))
 
     def read_interactions(self, bad: BadRows) -> tuple[pl.DataFrame, Columns]:
         """Read the interactions, with rating, time and label where there are such columns."""
@@ -242,7 +239,7 @@ def _media_folders(entries: Sequence[Path], role: str) -> list[Path]:
     far: list[Path] = []
     for entry in entries:
         for folder, _, names in os.walk(entry):
-            if any(name.lower().endswith(_MEDIA_SUFFIXES[role]) and name[0] != "." for name in names):
+            if any(name.lower().endswith(MEDIA_SUFFIXES[role]) and name[0] != "." for name in names):
                 (near if Path(folder) == entry else far).append(entry)
                 break
     return near or far

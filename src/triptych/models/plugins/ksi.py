@@ -26,8 +26,13 @@ as L_U, and KSI-LightGCN, -GCN and -GAT as `item_gnn` without both terms of RR; 
 Beyond the paper: any host with ids of its own, whose term "bpr" gives way to the BPR above, of what its
 `embeddings()` are in training. Where these are wider than its ids, scores are u . i + X_u . h / |h|, the
 products of [u | X_u] and [i | h / |h|]. Any modalities by name: an item that lacks one has no neighbours in
-it and is nobody's, and counts neither in RR(H_m^l), l > 0, nor in L_q. A modality given as an item graph only
-has no L_q. Where features vary in fewer than D directions, the components left over are zero.
+it and is nobody's, and counts neither in RR(H_m^l), l > 0, nor in L_q. There the mean of each modality is
+over the chosen items that have it, and only modalities that any of them has are weighed, by their shares a
+divided by the sum of these: else a would learn which modality asks least. A modality given as an item graph
+only has no L_q. Where features vary in fewer than D directions, the components left over are zero.
+
+For items without an image the paper has "mean imputation across the feature dimension" (IV-A). Here they lack
+it, unless `triptych train --missing mean` fills in the mean of the images that are there, column by column.
 """
 
 from __future__ import annotations
@@ -87,7 +92,7 @@ class KSIPluginConfig(PluginConfig):
     semantic_items: Literal["batch", "all"] = "batch"
     """Which items are asked in a step: those chosen in the batch, or all."""
     semantic_reduction: Literal["mean", "sum"] = "mean"
-    """How items make one term; the "sum" over "all" is eq. 15 as printed."""
+    """How items make one term; the "sum", their mean times their number, is over "all" eq. 15 as printed."""
     semantic_cosine: bool = False
     """Whether directions are compared instead of plain products."""
     whiten: bool = False
@@ -204,13 +209,20 @@ class KSIPlugin(Plugin):
         return cast("list[ItemEncoder]", list(self.encoders))
 
     def _semantic(self, retrieval: ContentRetrieval, seen: Pass, shares: Tensor, batch: Triplets) -> Tensor:
-        """Compute L_q."""
+        """Compute L_q of shares (M,); the mean of each modality is over the asked items that have it."""
         items = batch.pos
         if self.config.semantic_items == "all":
             items = torch.arange(len(seen.ids.items), device=items.device)
-        terms = [
-            shares[m] * retrieval(place, seen.vectors[m], items).sum() for place, m in enumerate(self.asked)
-        ]
+        owners = retrieval.has[:, items].sum(dim=1)  # of each modality with features, among those asked
+        kept = torch.stack([shares[m] for m in self.asked]) * (owners > 0)
+        # Where all modalities ask, shares sum to 1 as they are. None may ask, and then all terms are 0.
+        whole = (owners > 0).all() & (len(self.asked) == len(self.modalities))
+        kept = kept / torch.where(whole, 1.0, kept.sum().clamp(min=1e-30))
+        terms = []
+        for place, m in enumerate(self.asked):
+            losses = retrieval(place, seen.vectors[m], items)
+            scale = len(items) / owners[place].clamp(min=1).to(losses.dtype)  # 1 where nothing is missing
+            terms.append(kept[place] * (losses.sum() * scale))
         total = torch.stack(terms).sum()
         return total if self.config.semantic_reduction == "sum" else total / len(items)
 

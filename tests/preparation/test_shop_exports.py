@@ -1,0 +1,166 @@
+"""Exports as shops and databases write them: spaces, words for nothing, stray quotes, pictures in folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from triptych.data.bad_rows import BadRows
+from triptych.data.tables import read_header, read_table
+from triptych.errors import DataError
+from triptych.preparation import prepare
+from triptych.preparation.item_files import find_item_files
+
+COLOURS = {"1": (250, 0, 0), "2": (0, 250, 0), "3": (0, 0, 250)}
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def paint(path: Path, item: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), COLOURS[item]).save(path)
+
+
+@pytest.fixture
+def sales(tmp_path) -> Path:
+    return write(tmp_path / "sales.csv", "user,sku\na,1\nb,2\nc,3\n")
+
+
+def test_a_folder_for_each_product_holds_its_pictures_alone(sales, tmp_path):
+    for item in COLOURS:
+        for number in ("1", "2", "3")[: 2 if item == "3" else 3]:
+            paint(tmp_path / "pictures" / item / f"{number}.png", item)
+    data = prepare(sales, name="shop")
+    files, facts = find_item_files(data, "image", tmp_path / "pictures")
+    assert [file.parent.name for file in files if file] == ["1", "2", "3"]
+    assert facts["files_of_no_item"] == 5
+    alone = tmp_path / "alone"
+    for item in COLOURS:
+        paint(alone / item / "front.png", item)
+    assert [file.parent.name for file in find_item_files(data, "image", alone)[0] if file] == ["1", "2", "3"]
+
+
+def test_folders_that_are_no_items_only_sort_pictures(sales, tmp_path):
+    data = prepare(sales, name="shop")
+    shards = tmp_path / "shards"
+    paint(shards / "1" / "3.png", "3")  # a folder with an item's name, but each picture is there once
+    paint(shards / "1" / "2.png", "2")
+    paint(shards / "0" / "1.png", "1")
+    files, _ = find_item_files(data, "image", shards)
+    assert [file and file.name for file in files] == ["1.png", "2.png", "3.png"]
+    paint(shards / "banners" / "1.png", "2")  # and now there are two of item 1
+    files, facts = find_item_files(data, "image", shards)
+    assert files[0] is None
+    assert facts["first_ambiguous"] == ["1"]
+    (shards / "banners" / "1.png").unlink()
+    (shards / "0" / "1.png").unlink()
+    assert find_item_files(data, "image", shards)[0][0] is None  # what its folder holds is others'
+
+
+def test_a_page_beside_a_picture_does_not_take_its_place(sales, tmp_path):
+    media = tmp_path / "media"
+    for item in COLOURS:
+        paint(media / f"{item}.png", item)
+    for name in ("1.html", "2.json", "3.flac", "1.mp3"):
+        write(media / name, "no picture")
+    data = prepare(sales, name="shop")
+    assert [file and file.suffix for file in find_item_files(data, "image", media)[0]] == [".png"] * 3
+    first, *_ = find_item_files(data, "audio", media)[0]
+    assert first == media / "1.mp3"
+
+
+def test_spaces_around_fields_are_no_part_of_them(tmp_path):
+    folder = tmp_path / "x"
+    write(folder / "sales.csv", "user, sku, date\n1, A1, 2024-01-05\n2,B1 ,2024-01-06 \n1,B1, 2024-01-07\n")
+    write(folder / "products.csv", "sku, title, description\nA1, Mug , Holds tea\nB1,Lamp,Gives light\n")
+    data = prepare(folder, name="x", encoders={"text": "tfidf"})
+    assert data.items.ids.tolist() == ["A1", "B1"]
+    assert data.titles == ["Mug", "Lamp"]
+    assert data.interactions.timestamp is not None
+    assert data.provenance["items"]["items_without_row"] == 0
+    assert data.item_table["description"].to_list() == ["Holds tea", "Gives light"]
+
+
+def test_words_for_no_customer_make_no_customer(tmp_path):
+    rows = "".join(
+        f"{user},x{place}\n" for place, user in enumerate(["NULL", "\\N", "nan", " ", "None", "12", "13"])
+    )
+    data = prepare(write(tmp_path / "s.csv", f"user,sku\n{rows}"), name="s", max_bad=0.8)
+    assert data.users.ids.tolist() == ["12", "13"]
+    assert data.provenance["unusable"]["s.csv"]["left_out"] == {"no usable user": 5}
+
+
+def test_rows_between_two_stray_quotes_of_a_tsv_are_counted(tmp_path):
+    rows = [f"u{n}\ti{n}\tmug {n}\n" for n in range(200)]
+    rows[50], rows[150] = 'u50\ti50\t"Top mug\n', 'u150\ti150\tTV 42"\n'
+    path = write(tmp_path / "sales.tsv", "user\titem\ttitle\n" + "".join(rows))
+    with pytest.raises(DataError, match="101 of 200 rows cannot be used: badly quoted: line 52 to 152"):
+        read_table(path, BadRows())
+    bad = BadRows(limit=0.6)
+    assert read_table(path, bad).height == 99
+    assert bad.of("sales.tsv")["left_out"] == {"badly quoted": 101}
+    kept = write(tmp_path / "text.tsv", 'user\titem\ttitle\na\tb\t"Two\nlines,\nor three"\n')
+    assert read_table(kept)["title"].to_list() == ["Two\nlines,\nor three"]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [('user;sku;"Preis, netto";date', "a;b;1,50;2024-01-05"), ("user;sku;Preis (EUR, netto)", "a;b;1,50")],
+)
+def test_a_comma_in_a_name_parts_no_columns(tmp_path, header, row):
+    path = write(tmp_path / "a.csv", f"{header}\n{row}\n")
+    assert read_header(path) == [name.strip('"') for name in header.split(";")]
+    assert read_table(path).rows()[0][:2] == ("a", "b")
+
+
+def test_separators_at_the_ends_of_rows_are_nothing(tmp_path):
+    path = write(tmp_path / "a.csv", "user,sku,date\na,x,2024-01-05,\nb,y,2024-01-06,,\n")
+    assert read_table(path).rows() == [("a", "x", "2024-01-05"), ("b", "y", "2024-01-06")]
+
+
+def test_a_header_that_is_no_utf8_asks_for_its_encoding(tmp_path):
+    path = write(tmp_path / "a.csv", "user;sku;Größe\nmüller;b;1\n", "cp1252")
+    with pytest.raises(DataError, match="its header is not utf-8, which another --encoding may read"):
+        read_table(path)
+    assert read_table(path, encoding="cp1252").columns == ["user", "sku", "Größe"]
+
+
+def test_events_need_not_all_have_the_same_keys(tmp_path):
+    lines = '{"event": "login", "user_id": 1}\n' + '{"user_id": 1, "product": "a"}\n' * 3
+    write(tmp_path / "x" / "events.jsonl", lines)
+    assert read_header(tmp_path / "x" / "events.jsonl") == ["event", "user_id", "product"]
+
+
+def test_a_name_that_is_a_pattern_is_a_name(tmp_path):
+    path = write(tmp_path / "a.csv", "user,sku,^.*$\na,1,2\n")
+    assert read_table(path).columns == ["user", "sku", "^.*$"]
+
+
+def test_names_of_files_that_are_no_utf8_end_in_no_trace(tmp_path):
+    folder = tmp_path / "x"
+    write(folder / "sales.csv", "user,sku\na,1\nb,2\n")
+    odd = b"T\xfcr"
+    for name in (b"x/" + odd + b".txt", b"x/pictures/" + odd + b".png"):
+        path = Path(str(tmp_path)) / name.decode("utf-8", "surrogateescape")
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path, "PNG")
+    data = prepare(folder, name="x")
+    data.save(tmp_path / "out")
+    assert data.provenance["files_not_used"] == ["T\ufffdr.txt"]
+    table = tmp_path / (odd.decode("utf-8", "surrogateescape") + ".csv")
+    table.write_text("user,sku\na,1\n")
+    with pytest.raises(DataError, match="is not UTF-8"):
+        read_table(table)
+
+
+def test_dates_may_be_numbers_with_a_time(tmp_path):
+    path = write(tmp_path / "a.csv", "user,sku,date\na,1,202401051022\nb,2,20240105102230\n")
+    data = prepare(path, name="a")
+    assert pl.Series(data.interactions.timestamp).to_list() == [1704450120.0, 1704450150.0]
