@@ -77,10 +77,10 @@ def test_a_hundred_thousand_columns(tmp_path: Path, name: str):
     [
         ([-(2**63), -1, 0, 2**63 - 1], [0, 1, 2**62, 2**63 - 2]),
         (
-            ["", " ", "007", "7"][1:],
-            ["\u4e2d\u6587", "\u0645\U0001f600", "x" * 5000, "../../etc/passwd", "a b\tc", "-0", "nan"],
+            ["007", "7", "Nan", "0"],
+            ["\u4e2d\u6587", "\u0645\U0001f600", "x" * 5000, "../../etc/passwd", "a b\tc", "-0", "NAN"],
         ),
-        (["u\n1", 'q"u', "NULL"], [str(2**63), str(-(2**70)), "1e3", "0x1F"]),
+        (["u\n1", 'q"u', "Null"], [str(2**63), str(-(2**70)), "1e3", "0x1F"]),
     ],
     ids=["numbers at both ends", "texts", "nearly numbers"],
 )

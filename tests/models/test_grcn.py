@@ -163,7 +163,7 @@ def test_width_is_ids_and_every_modality(split: Split):
     sound = ItemFeatures.dense(np.random.default_rng(0).normal(size=(split.n_items, 3)))
     three = with_features(split, {**split.data.features, "audio": sound})
     model = build(three)
-    assert model.modalities == ("image", "text", "audio")
+    assert model.modalities == ("audio", "image", "text")
     assert torch.allclose(nodes(model), dense_embeddings(model, three))
 
 

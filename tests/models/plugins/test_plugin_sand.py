@@ -170,12 +170,12 @@ def test_networks_are_fitted_to_the_hosts_vectors_before_its_step(split: Split):
     }
     steps = list(model.batch_steps(BATCH))
     assert [step.group for step in steps] == ["sand.club"] * 3 + ["main"]
-    assert list(steps[0].losses) == ["fit_image", "fit_text", "fit_audio"]
+    assert list(steps[0].losses) == ["fit_audio", "fit_image", "fit_text"]
     sum(steps[0].losses.values()).backward()
     assert all(p.grad is None for p in model.host.parameters())
     rows = model.host.modality_embeddings()["image"][1:]
     generic, unique = rows.split(4, dim=1)
-    mean, log_variance = plugin_of(model).separate.clubs[0](unique)
+    mean, log_variance = plugin_of(model).separate.clubs[1](unique)
     expected = ((generic - mean) ** 2 / log_variance.exp() + log_variance).sum(1).mean() / 2
     assert steps[0].losses["fit_image"].item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -229,7 +229,7 @@ def test_hosts_without_vectors_of_modalities_are_refused(split: Split):
 
 def test_vectors_that_cannot_be_halved_are_refused(split: Split):
     for width in (1, 5):
-        with pytest.raises(ConfigError, match=f"GRCN gives vectors of {width} columns for 'image'"):
+        with pytest.raises(ConfigError, match=f"GRCN gives vectors of {width} columns for 'audio'"):
             build(split, GRCNConfig(embedding_dim=width))
 
 
