@@ -26,6 +26,12 @@ def test_each_row_gets_the_place_of_its_id_among_the_sorted(column):
     assert index.dtype == np.int64
 
 
+def test_words_for_nothing_are_no_ids_of_raw_tables_but_of_data_sets_that_have_them():
+    column = pl.Series(["NULL", "a"])
+    assert index_ids(column)[0].tolist() == ["a"]
+    assert id_array(column).tolist() == ["NULL", "a"]
+
+
 def test_categories_and_other_integers_are_ids_too():
     assert index_ids(pl.Series(["b", "a", "b"], dtype=pl.Categorical))[0].tolist() == ["a", "b"]
     ids, index = index_ids(pl.Series([3, 2**63], dtype=pl.UInt64))

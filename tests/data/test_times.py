@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.data.times import read_times
@@ -77,6 +77,7 @@ def test_what_is_no_date_is_no_time(text):
     assert read(text, "12/31/2016") == [None, datetime(2016, 12, 31, tzinfo=UTC).timestamp()]
 
 
+@settings(deadline=None)
 @given(st.lists(st.datetimes(datetime(1970, 1, 2), datetime(2068, 1, 1)), min_size=1, max_size=20))
 def test_what_is_written_with_a_telling_day_is_read_back(moments):
     telling = datetime(2001, 1, 31)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from triptych.errors import DataError, UnknownIdError, nearest
 
 RawIds = np.ndarray[Any, Any]
 NO_IDS = ("", "NULL", "null", r"\N", "NaN", "nan", "None", "<NA>")
-"""What databases and data frames write where there is no id."""
+"""What databases and data frames write where there is no id; looked for in raw tables only."""
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
@@ -97,7 +97,7 @@ def id_array(column: pl.Series) -> RawIds:
             holds something other than integers or strings.
     """
     ids = _plain(column)
-    bad = ids.is_null().to_numpy() | _unusable(ids)
+    bad = ids.is_null().to_numpy() | _unusable(ids, [""])
     if bad.any():
         at = int(np.flatnonzero(bad)[0])
         raise DataError(
@@ -121,11 +121,11 @@ def _plain(column: pl.Series) -> pl.Series:
     )
 
 
-def _unusable(ids: pl.Series) -> BoolArray:
-    """Mark texts that are no id: `NO_IDS`, and those with a NUL, which numpy drops at the end."""
+def _unusable(ids: pl.Series, words: Collection[str]) -> BoolArray:
+    """Mark texts that are no id: some words, and those with a NUL, which numpy drops at the end."""
     if ids.dtype == pl.Int64:
         return np.zeros(len(ids), dtype=bool)
-    bad = ids.is_in(NO_IDS) | ids.str.contains("\0", literal=True)
+    bad = ids.is_in(words) | ids.str.contains("\0", literal=True)
     return bad.fill_null(value=False).to_numpy()
 
 
@@ -149,7 +149,7 @@ def _index_strings(column: pl.Series) -> tuple[RawIds, IntArray]:
     somewhere[code] = np.arange(len(code))
     ids = column.gather(somewhere[:-1])
     ascending = ids.arg_sort().to_numpy()
-    ascending = ascending[~_unusable(ids)[ascending]]
+    ascending = ascending[~_unusable(ids, NO_IDS)[ascending]]
     place = np.full(n_ids + 1, -1, dtype=np.int64)
     place[ascending] = np.arange(len(ascending))
     return _array(ids.gather(ascending)), place[code]

@@ -144,8 +144,8 @@ def existing_file(path: str | Path) -> Path:
 
 
 def printable(name: str) -> str:
-    """Spell a file's name with \ufffd for what is no UTF-8 in it, which could be neither shown nor kept."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """Spell a file's name with U+FFFD for what is no UTF-8 in it, which could be neither shown nor kept."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", name)
 
 
 @contextmanager
@@ -284,7 +284,7 @@ def _as_written(names: Sequence[str]) -> list[str]:
 
 def _column_names(names: Iterable[str], typed: bool) -> list[str]:
     """Take off types, and name columns without a name, as of an index, by their places: `column_1`."""
-    plain = [name.partition(":")[0].strip() if typed else name.strip() for name in names]
+    plain = [(name.partition(":")[0] if typed else name).strip() for name in names]
     taken = set(plain)
     return [name or free_name(f"column_{place}", taken) for place, name in enumerate(plain, start=1)]
 

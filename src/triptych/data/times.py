@@ -155,10 +155,8 @@ def _read_clock(parts: Any) -> FloatArray:
     half = parts.field("half").fill_null("").to_numpy()  # A, P or nothing
     hour = np.where(half == "", hour, hour % 12 + 12 * (half == "P"))
     shown = (hour < 24) & (minute < 60) & (second < 60)
-    zone = (
-        parts.field("zone").str.replace(":", "").cast(pl.Float64).fill_null(0.0).to_numpy()
-    )  # +0130 is 90 minutes
-    ahead = np.sign(zone) * (np.abs(zone) // 100 * 60 + np.abs(zone) % 100)
+    zone = parts.field("zone").str.replace(":", "").cast(pl.Float64).fill_null(0.0).to_numpy()
+    ahead = np.sign(zone) * (np.abs(zone) // 100 * 60 + np.abs(zone) % 100)  # +0130 is 90 minutes
     return np.where(shown, 3600 * hour + 60 * (minute - ahead) + second, np.nan)
 
 

@@ -49,8 +49,8 @@ def find_item_files(data: Dataset, modality: str, folder: Path) -> tuple[list[Pa
         names = [None if name is None else str(name) for name in data.item_table[column]]
         files = _by_place({name for name in names if name}, folder, paths)
     else:
-        names = [str(raw) for raw in data.items.ids.tolist()]
-        files = _by_id({str(raw) for raw in data.items.ids.tolist()}, folder, paths)
+        ids = [str(raw) for raw in data.items.ids.tolist()]
+        names, files = [*ids], _by_id(set(ids), folder, paths)
     found = [None if name is None else files.get(name) for name in names]
     used = {path for path in found if path is not None}
     facts: dict[str, Any] = {"files": len(paths), "files_of_no_item": len(paths) - len(used)}
@@ -78,9 +78,8 @@ def _by_id(names: Collection[str], folder: Path, paths: Iterable[Path]) -> dict[
             if name in names:
                 by_name.setdefault(name, []).append(path)
     apart = {path for files in within.values() for path in files}
-    if any(
-        _n_folders(apart.intersection(files)) > 1 for files in by_name.values()
-    ):  # names mean little there
+    # Where items' folders share a name, names mean little there.
+    if any(_n_folders(apart.intersection(files)) > 1 for files in by_name.values()):
         by_name = {name: [path for path in files if path not in apart] for name, files in by_name.items()}
         candidates = {name: within.get(name) or by_name.get(name, []) for name in names}
     else:
