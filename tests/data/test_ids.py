@@ -1,7 +1,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.data.ids import NO_IDS, id_array, index_ids
@@ -11,6 +11,7 @@ texts = st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=30)
 numbers = st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_size=30)
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         texts.map(lambda raw: pl.Series(raw, dtype=pl.String)),

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.data import tables
@@ -98,6 +98,7 @@ def test_text_ids_keep_their_spelling(tmp_path, suffix):
     assert data.items.ids.tolist() == [1, 2, 9]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.integers(-(2**64), 2**64), st.sampled_from(["+1", "-0", "01", "1_0", "1.0", "²"])))
 )
@@ -429,6 +430,7 @@ def test_compressed_tables_that_end_early_are_refused(tmp_path, suffix, kind):
         read_table(path)
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(
         st.lists(st.text(st.sampled_from('ab",\\ \n'), max_size=6).map("x".__add__), min_size=2, max_size=2),
