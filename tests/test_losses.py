@@ -142,7 +142,7 @@ def test_info_nce_within_has_the_other_anchors_as_negatives_too():
 @pytest.mark.parametrize("scale", [0.3, -0.3, 30.0])  # small enough to be summed as they are, and not
 def test_products_in_blocks_equal_the_whole_matrix_in_value_and_gradient(monkeypatch, block, skip, scale):
     monkeypatch.setitem(losses._BLOCK, False, block)
-    monkeypatch.setattr(losses, "_COLUMN", 1)
+    monkeypatch.setattr(losses, "_ROWS", {False: 1, True: 1})
     rows, others = normal(7, 4).requires_grad_(), normal(9, 4, seed=1).requires_grad_()
     assert losses._are_small(rows, others, scale) == (abs(scale) < 1)
     ours = mean_log_sum_exp(rows, others, scale, skip=skip)
