@@ -164,3 +164,42 @@ def test_dates_may_be_numbers_with_a_time(tmp_path):
     path = write(tmp_path / "a.csv", "user,sku,date\na,1,202401051022\nb,2,20240105102230\n")
     data = prepare(path, name="a")
     assert pl.Series(data.interactions.timestamp).to_list() == [1704450120.0, 1704450150.0]
+
+
+def test_a_file_for_each_month_is_one_table(tmp_path):
+    write(tmp_path / "orders-2024-02.csv", "sku,user,date\n2,a,2024-02-01\n2,b,2024-02-02\n")
+    write(tmp_path / "orders-2024-10.csv", "user,sku,date\na,N-7,2024-10-03\n")  # no number: all are texts
+    write(tmp_path / "orders-2024-09.csv", "user,sku,date\n")  # nothing was sold
+    write(tmp_path / "goods.csv", "sku,title\n2,two\nN-7,seven\n")
+    data = prepare(tmp_path, name="shop")
+    assert data.interactions.items.ids.tolist() == ["2", "N-7"]
+    assert len(data.interactions.user) == 3
+    assert data.item_table["title"].to_list() == ["two", "seven"]
+    named = {role: file["file"] for role, file in data.provenance["files"].items()}
+    assert named == {
+        "interactions": "orders-2024-02.csv",
+        "interactions 2": "orders-2024-09.csv",
+        "interactions 3": "orders-2024-10.csv",
+        "items": "goods.csv",
+    }
+
+
+def test_parts_are_named_where_something_is_wrong_with_them(tmp_path):
+    first = write(tmp_path / "part-1.csv", "user,sku\n")
+    write(tmp_path / "part-2.csv", "user,sku\n")
+    with pytest.raises(DataError, match=r"part-1\.csv holds no rows"):
+        prepare(tmp_path, name="shop")
+    write(first, "user,sku\na,1\nb,\n")
+    with pytest.raises(DataError, match=r"part-1\.csv and 1 more: 1 of 2 rows cannot be used"):
+        prepare(tmp_path, name="shop")
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [("orders-x.csv", "user,sku"), ("orders-2.csv", "user,sku,price"), ("views-2.csv", "user,sku")],
+)
+def test_tables_that_may_mean_different_things_are_not_put_together(tmp_path, name, header):
+    write(tmp_path / "orders-1.csv", "user,sku\na,1\n")
+    write(tmp_path / name, f"{header}\n{','.join('b' for _ in header.split(','))}\n")
+    with pytest.raises(DataError, match=r"tables of interactions: .*names that differ in numbers alone"):
+        prepare(tmp_path, name="shop")

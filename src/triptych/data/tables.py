@@ -47,7 +47,9 @@ _UNREADABLE = (
 """What reading a damaged table can end in."""
 
 
-def read_table(path: str | Path, bad: BadRows | None = None, *, encoding: str = "utf-8") -> pl.DataFrame:
+def read_table(
+    path: str | Path, bad: BadRows | None = None, *, encoding: str = "utf-8", may_be_empty: bool = False
+) -> pl.DataFrame:
     """Read a table by its suffix, compressed text included (`.csv.gz`).
 
     Text formats give strings, except for columns that hold canonical integers only: ids such as
@@ -59,6 +61,7 @@ def read_table(path: str | Path, bad: BadRows | None = None, *, encoding: str = 
         bad: counts rows that cannot be read (too many fields, not in this encoding, no JSON), and
             holds their limit; None to allow none.
         encoding: of text formats.
+        may_be_empty: whether a table without rows is one.
 
     Raises:
         DataError: there is no such file, its suffix is unknown, it is damaged, it holds no rows, or too
@@ -83,7 +86,7 @@ def read_table(path: str | Path, bad: BadRows | None = None, *, encoding: str = 
             wanted=f"a whole {suffix} table, each row as long as the header",
             fix="Repair the file, or write it again",
         ) from error
-    if not frame.height:
+    if not (frame.height or may_be_empty):
         raise DataError(f"{path} holds no rows", wanted="rows below the header", fix="Check how it was made")
     return frame
 

@@ -104,7 +104,7 @@ def prepare(
         fix="Prepare where there is more, or files with fewer rows or without columns that nobody needs",
     )
     frame, usual = found.read_interactions(bad)
-    file = found.files.get("interactions", Path(source)).name
+    file = found.source_name or Path(source).name
     with naming(file):
         meaning = resolve_columns(frame, _merge(usual, columns))
     read = interactions_from_frame(

@@ -89,6 +89,11 @@ class Layout(ABC):
         return None
 
     @property
+    def source_name(self) -> str:
+        """What messages call the file of interactions; empty where the layout names none."""
+        return self.files["interactions"].name if "interactions" in self.files else ""
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities of which the files hold ready features."""
         return ()

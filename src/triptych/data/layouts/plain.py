@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,18 +42,22 @@ _MODALITIES = ("image", "text", "audio")
 _FEATURE_SUFFIXES = (".npy", ".safetensors", ".npz", ".parquet")
 _ANY_FEATURES = "_feat.npy"
 _ROLES = ("interactions", "items", *MEDIA_SUFFIXES)
+_PART = "interactions "
+"""What roles of its parts but the first begin with."""
 
 
 @dataclass(frozen=True)
 class Tables(Layout):
     """A table of interactions, alone or in a folder with what is known of the items.
 
-    In a folder, these are found: the one table with a user and an item column by well-known names; a table
-    with the item column but no user, one row per item; features (`image.npy`, `text.parquet`,
+    In a folder, these are found: the one table with a user and an item column by well-known names, or its
+    parts, such as a file for each month, whose names differ in numbers alone and which have the same columns;
+    a table with the item column but no user, one row per item; features (`image.npy`, `text.parquet`,
     `WORD_feat.npy`); a folder of pictures and one of sounds, which may lie in folders below it. Beside a
     single file nothing is looked for.
 
-    Their roles are "interactions", "items", "pictures", "sounds" and the names of modalities.
+    Their roles are "interactions" (the next parts are "interactions 2" and so on), "items", "pictures",
+    "sounds" and the names of modalities.
     """
 
     name: ClassVar[str] = "tables"
@@ -86,8 +92,12 @@ class Tables(Layout):
             for entry, head in headers.items()
             if {(columns := usual_columns(head, hints.columns)).user, columns.item} <= set(head.columns)
         }
-        fix = "Give the one that is meant by itself, or put them below one another in one file"
-        interactions = _only(list(of_user), "tables of interactions", fix)
+        fix = (
+            "Give the one that is meant by itself. Parts of one table are read together where they have the"
+            " same columns and names that differ in numbers alone, such as orders-1.csv and orders-2.csv"
+        )
+        parts = _parts_of_one({entry: headers[entry].columns for entry in of_user})
+        interactions = parts[0] if parts else _only(list(of_user), "tables of interactions", fix)
         if interactions is None:
             _say_why_none(path, headers, hints.columns)
             return None
@@ -103,6 +113,7 @@ class Tables(Layout):
                 found[role] = _only(media[role], f"the {role}", fix)
         files = {
             "interactions": interactions,
+            **{f"{_PART}{place}": part for place, part in enumerate(parts[1:], start=2)},
             **{role: entry for role, entry in found.items() if entry is not None},
             **features,
         }
@@ -111,7 +122,11 @@ class Tables(Layout):
 
     def read_interactions(self, bad: BadRows) -> tuple[pl.DataFrame, Columns]:
         """Read the interactions, with rating, time and label where there are such columns."""
-        frame = read_table(self.files["interactions"], bad, encoding=self.hints.encoding)
+        parts = [path for role, path in self.files.items() if role == "interactions" or _is_part(role)]
+        read = partial(read_table, bad=bad, encoding=self.hints.encoding)
+        frames = [read(part, may_be_empty=len(parts) > 1) for part in parts]
+        filled = [frame for frame in frames if frame.height] or [read(parts[0])]  # which says what is wrong
+        frame = _below_one_another(filled)
         columns, said = usual_columns(frame, self.hints.columns), self.hints.columns.timestamp
         if said is None and columns.timestamp and not _holds_times(frame[columns.timestamp]):
             columns = replace(columns, timestamp=None)  # it was only found; that it is not read is said
@@ -124,9 +139,15 @@ class Tables(Layout):
         return self._item_table(bad)
 
     @property
+    def source_name(self) -> str:
+        """The file of interactions, and how many more parts there are."""
+        more = sum(map(_is_part, self.files))
+        return super().source_name + (f" and {more} more" if more else "")
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """What there are files of features of."""
-        return tuple(role for role in self.files if role not in _ROLES)
+        return tuple(role for role in self.files if role not in _ROLES and not _is_part(role))
 
     def read_features(self, modality: str, items: IdMap, listed: IdMap) -> ItemFeatures:
         """Read features by their ids; those without follow the table of items, if there is one."""
@@ -216,6 +237,26 @@ def _only(found: Sequence[Path], what: str, fix: str) -> Path | None:
             fix=fix,
         )
     return found[0] if found else None
+
+
+def _is_part(role: str) -> bool:
+    return role.startswith(_PART)
+
+
+def _parts_of_one(columns: Mapping[Path, Sequence[str]]) -> list[Path]:
+    """Give tables in the order of the numbers in their names, if they differ in these alone; else none."""
+    alike = {re.sub(r"[0-9]+", "0", entry.name) for entry in columns}
+    if len(columns) < 2 or len(alike) > 1 or len({frozenset(names) for names in columns.values()}) > 1:
+        return []
+    return sorted(columns, key=lambda entry: [int(number) for number in re.findall("[0-9]+", entry.name)])
+
+
+def _below_one_another(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Put tables of the same columns into one; a column that one part has as text is text in all."""
+    first = parts[0]
+    texts = [name for name in first.columns if any(part[name].dtype == pl.String for part in parts)]
+    alike = [part.select(first.columns).with_columns(pl.col(texts).cast(pl.String)) for part in parts]
+    return pl.concat(alike, how="vertical_relaxed")
 
 
 def _find_features(entries: Sequence[Path]) -> dict[str, Path]:
