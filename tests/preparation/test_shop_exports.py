@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import polars as pl
@@ -147,13 +149,13 @@ def test_names_of_files_that_are_no_utf8_end_in_no_trace(tmp_path):
     folder = tmp_path / "x"
     write(folder / "sales.csv", "user,sku\na,1\nb,2\n")
     odd = b"T\xfcr"
-    for name in (b"x/" + odd + b".txt", b"x/pictures/" + odd + b".png"):
+    for name in (b"x/" + odd + b".md", b"x/pictures/" + odd + b".png"):
         path = Path(str(tmp_path)) / name.decode("utf-8", "surrogateescape")
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(path, "PNG")
     data = prepare(folder, name="x")
     data.save(tmp_path / "out")
-    assert data.provenance["files_not_used"] == ["T\ufffdr.txt"]
+    assert data.provenance["files_not_used"] == ["T\ufffdr.md"]
     table = tmp_path / (odd.decode("utf-8", "surrogateescape") + ".csv")
     table.write_text("user,sku\na,1\n")
     with pytest.raises(DataError, match="is not UTF-8"):
@@ -203,3 +205,48 @@ def test_tables_that_may_mean_different_things_are_not_put_together(tmp_path, na
     write(tmp_path / name, f"{header}\n{','.join('b' for _ in header.split(','))}\n")
     with pytest.raises(DataError, match=r"tables of interactions: .*names that differ in numbers alone"):
         prepare(tmp_path, name="shop")
+
+
+SOLD = [{"user": "a", "sku": 1}, {"user": "b", "sku": 2, "tags": ["x", {"deep": True}]}]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("name", ["sales.json", "sales.json.gz"])
+def test_json_may_be_an_array_or_lines(tmp_path, monkeypatch, name, indent):
+    monkeypatch.setattr("triptych.data.lines.CHUNK_BYTES", 30)  # one element each
+    pack = gzip.compress if name.endswith("gz") else bytes
+    (tmp_path / name).write_bytes(pack(b"\xef\xbb\xbf" + json.dumps(SOLD, indent=indent).encode()))
+    assert prepare(tmp_path / name, name="shop").interactions.items.ids.tolist() == [1, 2]
+    assert prepare(tmp_path, name="shop").provenance["columns_not_read"] == {name: ["tags"]}
+    (tmp_path / name).write_bytes(pack("\n".join(map(json.dumps, SOLD)).encode()))
+    assert prepare(tmp_path, name="shop").interactions.items.ids.tolist() == [1, 2]
+
+
+def test_json_that_is_no_table_is_passed_over(sales, tmp_path):
+    settings = {"user": {"sku": 1}}
+    write(tmp_path / "settings.json", json.dumps(settings, indent=1))
+    write(tmp_path / "numbers.json", "[1, 2]")
+    write(tmp_path / "literals.json", "{'user': 1, 'sku': 2}\n")
+    write(tmp_path / "README.txt", 'About these files\n\n"They\tare good')
+    unused = ["README.txt", "literals.json", "numbers.json", "settings.json"]
+    assert prepare(tmp_path, name="shop").provenance["files_not_used"] == unused
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"user": 1, "sku": 2}, 3]', r"1 of 2 rows .*element 2: int instead of an object"),
+        ('[{"user": 1, "sku": 2}', "cannot be read"),
+        ('[{"user": 1, "sku": 2}] []', "goes on after the end"),
+        ('[{"user": 1, "sku": }]', "cannot be read"),
+    ],
+)
+def test_a_damaged_array_is_no_half_table(tmp_path, text, said):
+    with pytest.raises(DataError, match=said):
+        read_table(write(tmp_path / "sales.json", text))
+
+
+def test_tables_of_marketplaces_end_in_txt(tmp_path):
+    path = write(tmp_path / "orders.txt", "sku\tbuyer\tpurchase-date\n1\ta\t2024-01-31T10:00:00+00:00\n")
+    data = prepare(path, name="shop")
+    assert data.provenance["columns"] == {"user": "buyer", "item": "sku", "timestamp": "purchase-date"}

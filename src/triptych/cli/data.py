@@ -80,7 +80,7 @@ def prepare(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A table of interactions (CSV, TSV, Parquet, JSON lines), or a folder: a shop's export, "
+            help="A table of interactions (CSV, TSV, Parquet, JSON), or a folder: a shop's export, "
             "Amazon reviews, MovieLens, MicroLens, MMRec, RecBole.",
             metavar="SOURCE",
         ),

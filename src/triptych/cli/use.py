@@ -30,7 +30,7 @@ def recommend(
         typer.Option(
             "--users",
             metavar="FILE",
-            help="Users from a table (CSV, TSV, Parquet, JSON lines), each once, or a .txt with one a line.",
+            help="Users from a table (CSV, TSV, Parquet, JSON), each once, or a .txt with one a line.",
         ),
     ] = None,
     user_column: Annotated[

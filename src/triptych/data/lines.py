@@ -1,4 +1,4 @@
-"""Text files of one record a line, compressed or not, read in pieces; damage is found and named."""
+"""Text files of one record a line, or arrays of records, compressed or not; damage is found and named."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import gzip
 import io
 import json
 import lzma
+import re
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -192,14 +193,71 @@ def read_json_lines(
     Raises:
         DataError: the file is damaged, or too many lines are bad.
     """
+    return _read_objects(read_chunks(path), path.name, "line", fields, bad)
+
+
+def read_json_array(path: Path, bad: BadRows | None = None) -> pl.DataFrame:
+    """Read an array of JSON objects, all their fields, as `read_json_lines` reads lines.
+
+    Raises:
+        ValueError: it is no whole array.
+        DataError: too many of its elements are no objects.
+    """
+    return _read_objects(_array_chunks(path), path.name, "element", None, bad)
+
+
+def is_json_array(path: Path) -> bool:
+    """Say whether a file begins as an array of JSON objects."""
+    with suppress(*DAMAGED), open_bytes(path) as file:
+        return re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", file.read(_FIRST_BYTES)) is not None
+    return False
+
+
+def holds_json_objects(path: Path) -> bool:
+    """Say whether a file begins with a JSON object in a line of its own, or as an array of them."""
+    with suppress(ValueError, RecursionError):
+        return is_json_array(path) or any(isinstance(json.loads(line), dict) for line in first_lines(path))
+    return False
+
+
+def _array_chunks(path: Path) -> Iterator[Chunk]:
+    """Give the elements of an array as lines."""
+    text = read_unpacked(path).decode("utf-8-sig")
+    decode, gap = json.JSONDecoder().raw_decode, re.compile(r"\s*,?\s*")
+    place, number, lines, n_bytes = text.index("[") + 1, 1, list[bytes](), 0
+    while True:
+        place = gap.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing as well
+        if text[place : place + 1] == "]":
+            break
+        value, place = decode(text, place)
+        lines.append(json.dumps(value).encode())
+        n_bytes += len(lines[-1])
+        if n_bytes > CHUNK_BYTES:
+            yield Chunk(number, b"\n".join(lines))
+            number, lines, n_bytes = number + len(lines), [], 0
+    if text[place + 1 :].strip():
+        raise ValueError("it goes on after the end of its array")
+    yield Chunk(number, b"\n".join(lines))
+
+
+def _read_objects(
+    chunks: Iterable[Chunk],
+    file: str,
+    unit: str,
+    fields: Mapping[str, pl.DataType | type[pl.DataType]] | None,
+    bad: BadRows | None,
+) -> pl.DataFrame:
     bad = BadRows(limit=0.0) if bad is None else bad
     frames: list[pl.DataFrame] = []
     n_rows = 0
-    for chunk in read_chunks(path):
-        frame, n_bad = _parse(chunk, fields, path.name, bad)
+    for chunk in chunks:
+        frame, damaged = _parse(chunk, fields)
+        bad.add(
+            file, "no JSON object", len(damaged), [f"{unit} {at:,}: {why}" for at, why in damaged[:SHOWN]]
+        )
         frames.append(frame)
-        n_rows += frame.height + n_bad
-    bad.check(path.name, n_rows, "Repair these lines")
+        n_rows += frame.height + len(damaged)
+    bad.check(file, n_rows, f"Repair these {unit}s")
     whole = [frame for frame in frames if frame.height]
     if not whole:
         return pl.DataFrame(schema=fields)
@@ -207,14 +265,16 @@ def read_json_lines(
 
 
 def _parse(
-    chunk: Chunk, fields: Mapping[str, Any] | None, file: str, bad: BadRows
-) -> tuple[pl.DataFrame, int]:
-    """Parse all lines at once if they are all right, else one by one."""
+    chunk: Chunk, fields: Mapping[str, Any] | None
+) -> tuple[pl.DataFrame, list[tuple[int, Exception]]]:
+    """Parse all lines at once if they are all right, else one by one; tell which ones hold no object."""
     if not _is_deep(chunk.data):
         with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
             # bytes, since polars takes text for a path
-            return pl.read_ndjson(io.BytesIO(chunk.data), schema=fields, infer_schema_length=None), 0
-    good, objects, damaged = [], [], []
+            return pl.read_ndjson(io.BytesIO(chunk.data), schema=fields, infer_schema_length=None), []
+    good: list[bytes] = []
+    objects: list[dict[str, Any]] = []
+    damaged: list[tuple[int, Exception]] = []
     for number, line in enumerate(chunk.data.split(b"\n"), start=chunk.first_line):
         if not line.strip():
             continue
@@ -230,14 +290,11 @@ def _parse(
             objects.append(value)
         except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError as well
             damaged.append((number, error))
-    examples = [f"line {number:,}: {error}" for number, error in damaged[:SHOWN]]
-    bad.add(file, "no JSON object", len(damaged), examples)
     if fields is None:
-        return pl.read_ndjson(
-            io.BytesIO(b"\n".join(good)), infer_schema_length=None
-        ) if good else pl.DataFrame(), len(damaged)
+        text = io.BytesIO(b"\n".join(good))
+        return pl.read_ndjson(text, infer_schema_length=None) if good else pl.DataFrame(), damaged
     columns = {name: [_typed(value.get(name), kind) for value in objects] for name, kind in fields.items()}
-    return pl.DataFrame(columns, schema=fields, strict=False), len(damaged)
+    return pl.DataFrame(columns, schema=fields, strict=False), damaged
 
 
 def _is_deep(data: bytes) -> bool:

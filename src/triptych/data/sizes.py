@@ -12,7 +12,7 @@ from triptych.data.tables import table_suffix
 from triptych.memory import free_bytes, require_memory
 
 _GROWTH, _LINE = 3, 50
-"""How much larger texts are than a file whose packing cannot be looked into, and a line of them."""
+"""How much larger texts are than a file whose packing cannot be looked into, and how long a line of them is."""
 _HEAD = 1 << 22
 """Bytes at the beginning of a text by which the rest is judged."""
 
@@ -31,7 +31,8 @@ def table_size(path: Path) -> tuple[int, int]:
         with path.open("rb") as raw, unpacking(raw, path.suffix) as text:
             head = text.read(_HEAD)
             n_bytes = packed * len(head) // max(1, raw.tell())
-        return n_bytes, n_bytes * head.count(b"\n") // max(1, len(head))
+        n_rows = n_bytes * max(head.count(b"\n"), head.count(b"},")) // max(1, len(head))
+        return n_bytes * (_GROWTH if table_suffix(path) == ".json" else 1), n_rows  # a list is read whole
     return packed, packed // _LINE
 
 

@@ -1,4 +1,4 @@
-"""Tables on disk -> data frames: CSV, TSV, RecBole's and MMRec's `.inter`, `.item`, Parquet, JSON lines."""
+"""Tables on disk -> data frames: CSV, TSV, RecBole's and MMRec's `.inter`, `.item`, Parquet, JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from triptych.data.columns import free_name
 from triptych.data.lines import (
     COMPRESSIONS,
     DAMAGED,
+    holds_json_objects,
+    is_json_array,
     open_bytes,
+    read_json_array,
     read_json_lines,
     read_unpacked,
     unpacked,
@@ -102,7 +105,9 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
     try:
         if suffix == ".parquet":
             return pl.scan_parquet(path, glob=False).collect_schema().names()
-        if suffix in (".jsonl", ".ndjson"):
+        if suffix == ".json" and is_json_array(path):
+            return read_json_array(path, BadRows(limit=1.0)).columns
+        if suffix in (".json", ".jsonl", ".ndjson"):
             return _keys(_first_lines(path, encoding, _LINES_FOR_KEYS))
         first = _first_line(path, encoding)
         names = next(csv.reader([first], delimiter=_separator(first, suffix), quotechar='"'))
@@ -117,7 +122,9 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
 
 
 def is_table(path: Path) -> bool:
-    """Say whether `read_table` would try to read a file, by its suffix."""
+    """Say whether a file could be a table, by its suffix, and where it is `.json` by its beginning."""
+    if table_suffix(path) == ".json":
+        return holds_json_objects(path)
     return table_suffix(path) in _READERS
 
 
@@ -409,6 +416,8 @@ def _try_apart(path: Path) -> None:
 
 
 def _read_json(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
+    if table_suffix(path) == ".json" and is_json_array(path):
+        return read_json_array(path, bad)
     return read_json_lines(path, bad=bad)
 
 
@@ -419,6 +428,8 @@ _READERS: dict[str, Callable[[Path, BadRows, str], pl.DataFrame]] = {
     ".inter": _read_text,
     ".item": _read_text,
     ".parquet": _read_parquet,
+    ".txt": _read_text,
+    ".json": _read_json,
     ".jsonl": _read_json,
     ".ndjson": _read_json,
 }

@@ -136,7 +136,7 @@ def test_a_table_that_cannot_be_read_is_named_not_passed_over(tmp_path, name):
 def test_nothing_is_found_where_nothing_is(tmp_path, layout):
     assert layout.find(tmp_path) is None
     assert layout.find(tmp_path / "none") is None
-    (tmp_path / "notes.txt").write_text("user,item\n1,2\n")
+    (tmp_path / "notes.md").write_text("user,item\n1,2\n")
     (tmp_path / "list.ndjson").write_text("[1]\n")
     (tmp_path / ".hidden.csv").write_text("user,item\n1,2\n")
     (tmp_path / "inner.csv").mkdir()
