@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.data.bad_rows import BadRows
-from triptych.data.lines import read_chunks, read_json_lines, read_lines
+from triptych.data.json_records import read_json_lines
+from triptych.data.lines import read_chunks, read_lines
 from triptych.errors import DataError
 
 FIELDS = {"user": pl.String, "stars": pl.Float64, "time": pl.Int64, "tags": pl.List(pl.String)}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data import tables
+from triptych.data import quotes, tables
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import Columns
 from triptych.data.filters import Filters
@@ -445,7 +445,7 @@ def test_what_is_quoted_rightly_is_read_as_it_was_written_but_for_spaces_around_
 
 
 def test_pieces_of_a_text_share_their_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_PART_BYTES", 16)
+    monkeypatch.setattr(quotes, "_PART_BYTES", 16)
     rows = "".join(f'{n},"a\n""b"", c\nd"\n' for n in range(9))
     assert read_table(write(tmp_path, "a.csv", "n,text\n" + rows))["text"].to_list() == ['a\n"b", c\nd'] * 9
     path = write(tmp_path, "b.csv", "n,text\n" + rows + '9,"5" x"\n' + rows + '9,"5" x"\n')

@@ -25,10 +25,11 @@ from triptych.data.bad_rows import BadRows
 from triptych.data.dataset import MANIFEST
 from triptych.data.feature_files import read_features
 from triptych.data.ids import IdMap
+from triptych.data.json_records import DEEPEST, read_json_lines
 from triptych.data.layouts import find_layout
 from triptych.data.layouts.python_literals import parse_record
 from triptych.data.layouts.recbole import _read_embeddings
-from triptych.data.lines import DEEPEST, read_chunks, read_json_lines
+from triptych.data.lines import read_chunks
 from triptych.data.pictures import open_picture
 from triptych.data.readers import read_interactions
 from triptych.data.tables import MOST_COLUMNS, read_header, read_table

@@ -213,7 +213,7 @@ SOLD = [{"user": "a", "sku": 1}, {"user": "b", "sku": 2, "tags": ["x", {"deep": 
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("name", ["sales.json", "sales.json.gz"])
 def test_json_may_be_an_array_or_lines(tmp_path, monkeypatch, name, indent):
-    monkeypatch.setattr("triptych.data.lines.CHUNK_BYTES", 30)  # one element each
+    monkeypatch.setattr("triptych.data.json_records.CHUNK_BYTES", 30)  # one element each
     pack = gzip.compress if name.endswith("gz") else bytes
     (tmp_path / name).write_bytes(pack(b"\xef\xbb\xbf" + json.dumps(SOLD, indent=indent).encode()))
     assert prepare(tmp_path / name, name="shop").interactions.items.ids.tolist() == [1, 2]

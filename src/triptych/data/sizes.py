@@ -12,7 +12,7 @@ from triptych.data.tables import table_suffix
 from triptych.memory import free_bytes, require_memory
 
 _GROWTH, _LINE = 3, 50
-"""How much larger texts are than a file whose packing cannot be looked into, and how long a line of them is."""
+"""How much larger texts are than a file whose packing cannot be looked into, and the length of a line."""
 _HEAD = 1 << 22
 """Bytes at the beginning of a text by which the rest is judged."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import os
 import re
 import subprocess
@@ -19,21 +18,17 @@ import polars as pl
 
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import free_name
-from triptych.data.lines import (
-    COMPRESSIONS,
-    DAMAGED,
+from triptych.data.json_records import (
     holds_json_objects,
     is_json_array,
-    open_bytes,
+    json_keys,
     read_json_array,
     read_json_lines,
-    read_unpacked,
-    unpacked,
 )
+from triptych.data.lines import COMPRESSIONS, DAMAGED, open_bytes, read_unpacked, unpacked
+from triptych.data.quotes import check_quotes, holds_rows
 from triptych.errors import ConfigError, DataError
 
-_PART_BYTES = 1 << 20
-_NO_QUOTES = bytes(set(range(256)) - set(b'"\n'))
 _INTEGER = r"^(?:0|-?[1-9][0-9]*)$"  # nothing that would change when written again: no "007", "+7", "-0"
 
 
@@ -108,7 +103,7 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
         if suffix == ".json" and is_json_array(path):
             return read_json_array(path, BadRows(limit=1.0)).columns
         if suffix in (".json", ".jsonl", ".ndjson"):
-            return _keys(_first_lines(path, encoding, _LINES_FOR_KEYS))
+            return json_keys(_first_lines(path, encoding, _LINES_FOR_KEYS))
         first = _first_line(path, encoding)
         names = next(csv.reader([first], delimiter=_separator(first, suffix), quotechar='"'))
         return _column_names(names, typed=suffix in _TYPED)
@@ -167,21 +162,6 @@ def naming(source: str) -> Iterator[None]:
         raise type(error)(f"{source}: {error.found}", wanted=error.wanted, fix=error.fix) from error
 
 
-def _keys(lines: Iterable[str]) -> list[str]:
-    """Name the keys of JSON objects, one a line, each once; of lines that are none but the first, nothing."""
-    found: dict[str, None] = {}
-    for place, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-            "".join(row if isinstance(row, dict) else ()).encode()  # half a surrogate pair is no text
-        except (ValueError, RecursionError):
-            if place:
-                continue
-            raise
-        found |= dict.fromkeys(row if isinstance(row, dict) else ())
-    return list(found)
-
-
 def _first_line(path: Path, encoding: str) -> str:
     """Read the first line that is not blank."""
     return next(_first_lines(path, encoding, 1), "")
@@ -223,7 +203,7 @@ def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
         quote = None if typed else '"'  # RecBole's files know no quoting
         frame = pl.read_csv(source, separator=separator, quote_char=quote, infer_schema=False, glob=False)
         if quote:
-            _check_quotes(source, separator, n_columns)
+            check_quotes(source, separator, n_columns)
         frame.columns = _distinct(_column_names(_as_written(frame.columns), typed))
     except (pl.exceptions.ComputeError, UnicodeDecodeError, csv.Error):
         frame = _read_row_by_row(path, bad, encoding, separator, typed)
@@ -234,55 +214,6 @@ def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
     if not typed:
         frame = frame.with_columns(pl.all().str.strip_chars())
     return frame.with_columns(column.cast(pl.Int64) for column in frame if _is_integer(column))
-
-
-def _check_quotes(source: Path | bytes, separator: str, n_columns: int) -> None:
-    """Refuse a quote in the midst of a field: polars takes the rows between two of these for one field.
-
-    Rows are read strictly where that can be: from a line with an odd number of quotes to the next one, and
-    lines with a quote after a backslash, as some databases write them. Between tabs, where quotes are mostly
-    letters like others, whole rows between two of them are none of a field's either.
-
-    Raises:
-        csv.Error: there is one.
-    """
-    row: list[str] = []
-    within = False
-    for part in _parts(source):
-        if not (within or _may_hold_stray(part)):
-            continue
-        for line in io.BytesIO(part):
-            odd = line.count(b'"') % 2 == 1
-            if not (odd or within or b'\\"' in line):
-                continue
-            within ^= odd
-            row.append(line.decode("latin-1"))  # what is no ASCII does not matter here
-            if not within:
-                if separator == "\t" and _holds_rows(row, n_columns):
-                    raise csv.Error("rows between two quotes")
-                if len(list(csv.reader(row, delimiter=separator, strict=True))) > 1:
-                    raise csv.Error("a quote within a field")
-                row = []
-    if row:
-        raise csv.Error("a quote without its partner")
-
-
-def _holds_rows(lines: Sequence[str], n_columns: int) -> bool:
-    """Say whether whole rows between tabs stand within what two quotes enclose, first and last line aside."""
-    return n_columns > 1 and any(line.count("\t") == n_columns - 1 for line in lines[1:-1])
-
-
-def _may_hold_stray(text: bytes) -> bool:
-    """Say whether a line has an odd number of quotes, or one after a backslash; quickly, all at once."""
-    pairs_gone = text.translate(None, _NO_QUOTES).replace(b'""', b"") if b'"' in text else b""
-    return b'"' in pairs_gone or b'\\"' in text
-
-
-def _parts(source: Path | bytes) -> Iterator[bytes]:
-    """Give a text in pieces of whole lines."""
-    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-        while part := file.read(_PART_BYTES) + file.readline():
-            yield part
 
 
 def _as_written(names: Sequence[str]) -> list[str]:
@@ -356,7 +287,7 @@ def _read_row_by_row(path: Path, bad: BadRows, encoding: str, separator: str, ty
                 break
             if not row:
                 continue
-            if separator == "\t" and any(_holds_rows(field.splitlines(), len(header)) for field in row):
+            if separator == "\t" and any(holds_rows(field.splitlines(), len(header)) for field in row):
                 n_lines = rows.line_num - before
                 n_rows += n_lines
                 lines = f"line {before + 1:,} to {rows.line_num:,}"

@@ -230,7 +230,7 @@ def test_finding_reads_no_more_than_the_beginning(tmp_path, monkeypatch):
     sizes.clear()
     write(tmp_path, "Baby.json", "[" + "1," * 1_000_000)
     assert found(tmp_path) is None
-    assert max(sizes) == lines._FIRST_BYTES
+    assert max(sizes) == lines.FIRST_BYTES
 
 
 def test_the_files_of_a_category_are_taken_together(tmp_path):

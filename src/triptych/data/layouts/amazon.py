@@ -19,10 +19,11 @@ from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.data.columns import Columns
 from triptych.data.features import ItemFeatures
 from triptych.data.ids import IdMap
+from triptych.data.json_records import read_json_lines
 from triptych.data.layouts.amazon_images import read_image_features
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.python_literals import parse_record
-from triptych.data.lines import COMPRESSIONS, existing, first_lines, read_chunks, read_json_lines, read_lines
+from triptych.data.lines import COMPRESSIONS, existing, first_lines, read_chunks, read_lines
 from triptych.data.split import PARTS
 from triptych.errors import DataError
 
