@@ -163,6 +163,21 @@ def test_wilcoxon_by_hand():
     assert wilcoxon(np.zeros(6), differences) == pytest.approx(2 * 3 / 64)
 
 
+@pytest.mark.parametrize(
+    "differences",
+    [[1.0, -1, 2, 2, -3], [0.0, 1, -2, 2, 0, 4], [0.0, 5.0], [0.0, 0, 3, -3], [1.0, 2, 3, 4, 5, -6, 7]],
+)
+def test_where_few_users_differ_wilcoxon_is_what_going_through_all_signs_gives(differences):
+    ours = wilcoxon(np.zeros(len(differences)), np.array(differences))
+    theirs = stats.wilcoxon(differences, zero_method="pratt", method=stats.PermutationMethod())
+    assert ours == pytest.approx(theirs.pvalue, rel=1e-12)
+
+
+def test_users_without_a_difference_leave_few_that_differ_exact():
+    differences = np.array([0.0] * 60 + [1.0, 2.0, 2.0])  # all three above: one choice of signs in eight
+    assert wilcoxon(np.zeros(63), differences) == pytest.approx(2 / 8)
+
+
 def test_wilcoxon_ranks_users_without_a_difference_and_drops_them_after():
     rng = np.random.default_rng(7)
     differences = np.concatenate([np.zeros(60), rng.choice([-2.0, -1.0, 1.0, 2.0, 3.0], size=40)])
