@@ -268,10 +268,9 @@ def test_damage_anywhere_gives_a_typed_error_or_features(tmp_path, name):
     DENSE[name](tmp_path / name)
     whole = (tmp_path / name).read_bytes()
     rng, messages = np.random.default_rng(0), []
-    for _ in range(60):
+    for _ in range(10 if name.endswith("parquet") else 60):  # Parquet is tried in a process of its own
         damaged = bytearray(whole[: rng.integers(1, len(whole) + 1)])
-        # no flips in Parquet: polars aborts the whole process on some of them
-        for at in rng.integers(0, len(damaged), 0 if name.endswith("parquet") else 2):
+        for at in rng.integers(0, len(damaged), 2):
             damaged[at] = rng.integers(0, 256)
         (tmp_path / name).write_bytes(damaged)
         try:

@@ -391,6 +391,7 @@ def targets() -> dict[str, Callable[[], Target]]:
         "tsv": table("sales.tsv", _SALES.replace(b",", b"\t"), _QUOTED),
         "csv-gz": table("sales.csv.gz", gzip.compress(_SALES, mtime=0)),
         "jsonl": table("sales.jsonl", _JSON),
+        "json": table("sales.json", b"[" + b",".join(_JSON.splitlines()) + b"]", _JSON),
         "jsonl-xz": layout("reviews_Baby_5.json.xz", lzma.compress(_REVIEWS), beside={}),
         "jsonl-bz2": layout("reviews_Baby_5.json.bz2", bz2.compress(_REVIEWS), beside={}),
         "parquet": table("sales.parquet", _SALES_PARQUET, runs=5),
