@@ -97,8 +97,8 @@ def _array_chunks(path: Path) -> Iterator[Chunk]:
         place = gap.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing as well
         if text[place : place + 1] == "]":
             break
-        value, place = decode(text, place)
-        lines.append(json.dumps(value).encode())
+        start, (_, place) = place, decode(text, place)
+        lines.append(text[start:place].replace("\n", " ").encode())  # texts hold no line breaks as they are
         n_bytes += len(lines[-1])
         if n_bytes > CHUNK_BYTES:
             yield Chunk(number, b"\n".join(lines))
