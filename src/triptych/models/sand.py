@@ -16,10 +16,10 @@ or minus the squared distance of both in rows of length 1, without which (14) ha
 mean, where (16) is a sum. CLUB's networks have an optimiser of their own and `club_inner_steps` before each
 step of the model, which holds them still.
 
-Other defaults are the paper's formulas and, where it is silent, the authors' code: weights, temperature,
-inner steps, a table P_m for each modality instead of one, s fixed as in FREEDOM, w near 1/M at first. From
-the code come the published tables. What it does otherwise are settings; sand-official.toml puts them
-together:
+Other defaults are the paper's formulas and, where it is silent, the authors' code: alpha, beta (of the bound
+as printed; the code has half of it), temperature, inner steps, a table P_m for each modality instead of one,
+s fixed as in FREEDOM, w near 1/M at first. From the code come the published tables. What it does otherwise
+are settings; sand-official.toml puts them together:
 
 - Not E_m is halved but T_m = V_m X_m + c_m, as wide as X_m (`split_at` "features"). The losses see linear
   maps of these halves, the alignment through a network with batch norm: so they reach E_m by way of V_m
