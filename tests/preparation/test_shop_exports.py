@@ -228,7 +228,8 @@ def test_json_that_is_no_table_is_passed_over(sales, tmp_path):
     write(tmp_path / "numbers.json", "[1, 2]")
     write(tmp_path / "literals.json", "{'user': 1, 'sku': 2}\n")
     write(tmp_path / "README.txt", 'About these files\n\n"They\tare good')
-    unused = ["README.txt", "literals.json", "numbers.json", "settings.json"]
+    (tmp_path / "empty.txt").touch()
+    unused = ["README.txt", "empty.txt", "literals.json", "numbers.json", "settings.json"]
     assert prepare(tmp_path, name="shop").provenance["files_not_used"] == unused
 
 
@@ -250,3 +251,18 @@ def test_tables_of_marketplaces_end_in_txt(tmp_path):
     path = write(tmp_path / "orders.txt", "sku\tbuyer\tpurchase-date\n1\ta\t2024-01-31T10:00:00+00:00\n")
     data = prepare(path, name="shop")
     assert data.provenance["columns"] == {"user": "buyer", "item": "sku", "timestamp": "purchase-date"}
+
+
+def test_parts_need_not_all_have_what_was_rarely_filled_in(tmp_path, monkeypatch):
+    monkeypatch.setattr("triptych.data.tables._LINES_FOR_KEYS", 1)
+    write(tmp_path / "events-1.jsonl", '{"user": "a", "sku": 1}\n')
+    second = write(
+        tmp_path / "events-2.jsonl", '{"user": "b", "sku": 2}\n{"user": "c", "sku": 1, "gift": true}\n'
+    )
+    assert len(prepare(tmp_path, name="shop").interactions.user) == 3
+    write(
+        tmp_path / "events-1.jsonl", '{"user": "a", "sku": 1}\n{"user": "d", "sku": 1, "gift": {"to": [1]}}\n'
+    )
+    write(second, '{"user": "b", "sku": 2}\n{"user": "c", "sku": 1, "gift": [1]}\n')
+    with pytest.raises(DataError, match="kinds that do not go together"):
+        prepare(tmp_path, name="shop")

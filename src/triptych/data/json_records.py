@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def read_json_array(path: Path, bad: BadRows | None = None) -> pl.DataFrame:
         ValueError: it is no whole array.
         DataError: too many of its elements are no objects.
     """
-    return _read_objects(_array_chunks(path), path.name, "element", None, bad)
+    return _read_objects(_as_lines(_elements(path)), path.name, "element", None, bad)
 
 
 def is_json_array(path: Path) -> bool:
@@ -71,6 +72,11 @@ def holds_json_objects(path: Path) -> bool:
     with suppress(ValueError, RecursionError):
         return is_json_array(path) or any(isinstance(json.loads(line), dict) for line in first_lines(path))
     return False
+
+
+def array_keys(path: Path, n: int) -> list[str]:
+    """Name the keys of the first n elements of an array, each once."""
+    return json_keys(islice(_elements(path), n))
 
 
 def json_keys(lines: Iterable[str]) -> list[str]:
@@ -88,23 +94,29 @@ def json_keys(lines: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def _array_chunks(path: Path) -> Iterator[Chunk]:
-    """Give the elements of an array as lines."""
+def _elements(path: Path) -> Iterator[str]:
+    """Give the elements of an array as they are written."""
     text = read_unpacked(path).decode("utf-8-sig")
     decode, gap = json.JSONDecoder().raw_decode, re.compile(r"\s*,?\s*")
-    place, number, lines, n_bytes = text.index("[") + 1, 1, list[bytes](), 0
+    place = text.index("[") + 1
     while True:
         place = gap.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing as well
         if text[place : place + 1] == "]":
             break
         start, (_, place) = place, decode(text, place)
-        lines.append(text[start:place].replace("\n", " ").encode())  # texts hold no line breaks as they are
+        yield text[start:place]
+    if text[place + 1 :].strip():
+        raise ValueError("it goes on after the end of its array")
+
+
+def _as_lines(elements: Iterable[str]) -> Iterator[Chunk]:
+    number, lines, n_bytes = 1, list[bytes](), 0
+    for element in elements:
+        lines.append(element.replace("\n", " ").encode())  # texts hold no line breaks as they are
         n_bytes += len(lines[-1])
         if n_bytes > CHUNK_BYTES:
             yield Chunk(number, b"\n".join(lines))
             number, lines, n_bytes = number + len(lines), [], 0
-    if text[place + 1 :].strip():
-        raise ValueError("it goes on after the end of its array")
     yield Chunk(number, b"\n".join(lines))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from triptych.data.json_records import is_json_array
 from triptych.data.lines import DAMAGED, unpacking
 from triptych.data.tables import table_suffix
 from triptych.memory import free_bytes, require_memory
@@ -31,8 +32,9 @@ def table_size(path: Path) -> tuple[int, int]:
         with path.open("rb") as raw, unpacking(raw, path.suffix) as text:
             head = text.read(_HEAD)
             n_bytes = packed * len(head) // max(1, raw.tell())
-        n_rows = n_bytes * max(head.count(b"\n"), head.count(b"},")) // max(1, len(head))
-        return n_bytes * (_GROWTH if table_suffix(path) == ".json" else 1), n_rows  # a list is read whole
+        is_list = is_json_array(path)  # which is read whole
+        n_rows = n_bytes * head.count(b"}," if is_list else b"\n") // max(1, len(head))
+        return n_bytes * (_GROWTH if is_list else 1), n_rows
     return packed, packed // _LINE
 
 

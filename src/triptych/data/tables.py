@@ -19,13 +19,14 @@ import polars as pl
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import free_name
 from triptych.data.json_records import (
+    array_keys,
     holds_json_objects,
     is_json_array,
     json_keys,
     read_json_array,
     read_json_lines,
 )
-from triptych.data.lines import COMPRESSIONS, DAMAGED, open_bytes, read_unpacked, unpacked
+from triptych.data.lines import COMPRESSIONS, DAMAGED, first_lines, open_bytes, read_unpacked, unpacked
 from triptych.data.quotes import check_quotes, holds_rows
 from triptych.errors import ConfigError, DataError
 
@@ -37,7 +38,7 @@ MOST_COLUMNS = 10_000
 _LONGEST_HEADER, _LONGEST_FIELD = 1 << 22, 1 << 30
 """Letters."""
 _LINES_FOR_KEYS = 200
-"""Of JSON lines, which need not have the same keys."""
+"""Of JSON objects, which need not have the same keys."""
 
 _UNREADABLE = (
     pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error, *DAMAGED, ValueError, RecursionError,
@@ -100,9 +101,9 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
     try:
         if suffix == ".parquet":
             return pl.scan_parquet(path, glob=False).collect_schema().names()
-        if suffix == ".json" and is_json_array(path):
-            return read_json_array(path, BadRows(limit=1.0)).columns
         if suffix in (".json", ".jsonl", ".ndjson"):
+            if is_json_array(path):
+                return array_keys(path, _LINES_FOR_KEYS)
             return json_keys(_first_lines(path, encoding, _LINES_FOR_KEYS))
         first = _first_line(path, encoding)
         names = next(csv.reader([first], delimiter=_separator(first, suffix), quotechar='"'))
@@ -117,9 +118,12 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
 
 
 def is_table(path: Path) -> bool:
-    """Say whether a file could be a table, by its suffix, and where it is `.json` by its beginning."""
-    if table_suffix(path) == ".json":
-        return holds_json_objects(path)
+    """Say whether a file could be a table, by its suffix, and for `.json` and `.txt` by its beginning."""
+    match table_suffix(path):
+        case ".json":
+            return holds_json_objects(path)
+        case ".txt":  # prose is none
+            return any(separator in line for line in first_lines(path) for separator in b",;\t|")
     return table_suffix(path) in _READERS
 
 
@@ -347,7 +351,7 @@ def _try_apart(path: Path) -> None:
 
 
 def _read_json(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
-    if table_suffix(path) == ".json" and is_json_array(path):
+    if is_json_array(path):
         return read_json_array(path, bad)
     return read_json_lines(path, bad=bad)
 

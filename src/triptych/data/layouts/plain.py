@@ -253,10 +253,19 @@ def _parts_of_one(columns: Mapping[Path, Sequence[str]]) -> list[Path]:
 
 def _below_one_another(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Put tables of the same columns into one; a column that one part has as text is text in all."""
-    first = parts[0]
-    texts = [name for name in first.columns if any(part[name].dtype == pl.String for part in parts)]
-    alike = [part.select(first.columns).with_columns(pl.col(texts).cast(pl.String)) for part in parts]
-    return pl.concat(alike, how="vertical_relaxed")
+    texts = {name for part in parts for name in part.columns if part[name].dtype == pl.String}
+    alike = [
+        part.with_columns(pl.col(name).cast(pl.String) for name in part.columns if name in texts)
+        for part in parts
+    ]
+    try:
+        return pl.concat(alike, how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"the parts of one table hold values of kinds that do not go together: {error}",
+            wanted="the same kinds of values in all parts",
+            fix="Put the parts below one another in one file",
+        ) from error
 
 
 def _find_features(entries: Sequence[Path]) -> dict[str, Path]:
