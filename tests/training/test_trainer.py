@@ -334,3 +334,14 @@ def test_rounding_before_comparing_passes_over_small_gains():
     result = rounded.run()
     assert [record.best for record in result.history] == [True, False, False, True]
     assert result.best_epoch == 4
+
+
+def test_a_resumed_training_remembers_what_memory_its_first_process_took(tmp_path: Path):
+    """The record is to say what a training needs, not what its last process happened to."""
+    first, _ = make_trainer(TrainConfig(epochs=1))
+    first.run()
+    first.progress.peak_memory_bytes = 1 << 60
+    first.save(tmp_path)
+    second, _ = make_trainer(TrainConfig(epochs=2))
+    second.restore(tmp_path)
+    assert second.run().peak_memory_bytes == 1 << 60

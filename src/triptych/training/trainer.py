@@ -82,6 +82,7 @@ class Progress:
     best_epoch: int = 0
     best_value: float = -1.0
     evaluations_without_gain: int = 0
+    peak_memory_bytes: int = 0
     history: list[EpochRecord] = field(default_factory=list)
 
 
@@ -92,7 +93,8 @@ class TrainResult:
     Args:
         best_epoch: the epoch with the best validation metric, counted from 1.
         history: one record per epoch.
-        peak_memory_bytes: of the process (on CUDA, of the device's allocator).
+        peak_memory_bytes: of the process, or of the largest of those that took part (on CUDA, of the device's
+            allocator).
     """
 
     best_epoch: int
@@ -168,8 +170,10 @@ class Trainer:
                 if self.checkpoint_dir is not None and due:
                     self.save(self.checkpoint_dir)
                 self._signals.deliver()
+        self._note_peak()
         self.model.load_state_dict(self.best)
-        return TrainResult(self.progress.best_epoch, self.progress.history, peak_memory_bytes(self.device))
+        progress = self.progress
+        return TrainResult(progress.best_epoch, progress.history, progress.peak_memory_bytes)
 
     def state_bytes(self) -> int:
         """Count the bytes of weights, best weights and moments: what a checkpoint takes."""
@@ -265,6 +269,10 @@ class Trainer:
     def _out_of_patience(self) -> bool:
         return self.progress.evaluations_without_gain > self.config.patience
 
+    def _note_peak(self) -> None:
+        earlier = self.progress.peak_memory_bytes  # of processes that were stopped too
+        self.progress.peak_memory_bytes = max(earlier, peak_memory_bytes(self.device))
+
     def save(self, folder: Path) -> None:
         """Write all that training needs to go on as if it had never stopped."""
         generators = {"sampler": self.sampler.generator.get_state(), "torch": torch.get_rng_state()}
@@ -280,6 +288,7 @@ class Trainer:
             "generators": generators,
         }
         tensors, nest = flatten(state)
+        self._note_peak()
         facts = {"identity": self.identity, "progress": asdict(self.progress), "state": nest}
         save_checkpoint(folder, CHECKPOINT, tensors, facts)
         self.saved_epoch = self.progress.epoch
