@@ -127,3 +127,12 @@ def test_filled_features_are_filled_again(split: Split):
     run = train(DualGNNConfig(embedding_dim=4), filled, config=BRIEFLY, k=(1,), device="cpu")
     found = diagnose(run, split.data)
     assert {row.n_items for row in found.modalities} == {split.n_items}
+
+
+def test_weights_that_do_not_fit_the_code_any_more_are_refused(run: Run, split: Split):
+    weights = dict(run.weights)
+    del weights[next(iter(weights))]
+    with pytest.raises(
+        StorageError, match="the weights of this run do not fit the model 'dualgnn': Missing key"
+    ):
+        rebuild(Run(run.record, run.scorer, run.split, weights), ModelInputs.from_split(split))

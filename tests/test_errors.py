@@ -27,7 +27,7 @@ def test_survives_the_way_to_another_process():
     [
         ("fredom", ["lightgcn", "freedom"], "Did you mean 'freedom'"),
         ("xyz", ["b", "a"], "Choose one of: a, b"),
-        ("xyz", [f"item{n}" for n in range(40)], "Check the spelling"),
+        ("xyz", [f"item{n}" for n in range(60)], "Check the spelling"),
     ],
 )
 def test_nearest(name, known, advice):

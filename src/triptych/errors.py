@@ -49,6 +49,10 @@ class ConfigError(TriptychError):
     """A setting, a model name, or a combination of them that cannot work."""
 
 
+class ModelError(TriptychError):
+    """The code of a model or plug-in does not keep to its contract; the one who wrote it can mend it."""
+
+
 class StorageError(TriptychError):
     """A data set, run or checkpoint on disk is missing, damaged, or of another kind."""
 
@@ -65,6 +69,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5) if len(choices) <= 50_000 else []
     if close:
         return f"Did you mean '{close[0]}'"
-    if len(choices) > 30:
+    if len(choices) > 50:
         return "Check the spelling"
     return "Choose one of: " + ", ".join(choices)
+
+
+def kind_of(value: object) -> str:
+    """Word what was met in the place of something else: "None", "a tuple"."""
+    return "None" if value is None else f"a {type(value).__name__}"

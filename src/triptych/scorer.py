@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from triptych.errors import ModelError, kind_of
 from triptych.graph.product import sparse_product
 from triptych.graph.sparse import SparseGraph
 
@@ -64,11 +65,15 @@ class EmbeddingScorer:
 
     Args:
         embeddings: users (U, D) and items (I, D); they are detached and turned to float32.
+
+    Raises:
+        ModelError: they are something else, or their widths differ.
     """
 
     kind: ClassVar[str] = "embeddings"
 
     def __init__(self, embeddings: Embeddings) -> None:
+        _check_embeddings(embeddings)
         self.embeddings = Embeddings(*(part.detach().float().contiguous() for part in embeddings))
 
     @property
@@ -351,6 +356,20 @@ def normalise(scores: Tensor, how: Normalisation) -> Tensor:
         moved = (scores - mean).div_(largest)  # whose squares neither vanish nor overflow
         unit = moved.norm(dim=1, keepdim=True) / math.sqrt(n_items)  # as quick as `std` is slow
     return moved.div_(unit.clamp(min=torch.finfo(scores.dtype).tiny)).masked_fill_(high == low, 0.0)
+
+
+def _check_embeddings(given: object) -> None:
+    wanted, fix = "Embeddings of users (U, D) and items (I, D)", "Return Embeddings(users, items)"
+    if not isinstance(given, Embeddings):
+        raise ModelError(f"embeddings() gives {kind_of(given)}", wanted=wanted, fix=fix)
+    for part in given:
+        if not isinstance(part, Tensor) or part.ndim != 2:
+            found = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else kind_of(part)
+            raise ModelError(f"embeddings() gives {found} for vectors", wanted=wanted, fix=fix)
+    widths = [part.shape[1] for part in given]
+    if widths[0] != widths[1]:
+        found = f"embeddings() gives users of {widths[0]} columns and items of {widths[1]}"
+        raise ModelError(found, wanted=wanted, fix="Give both the same width: scores are inner products")
 
 
 def _binary(offsets: Tensor, items: Tensor, n_items: int) -> SparseGraph:

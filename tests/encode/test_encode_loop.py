@@ -19,7 +19,7 @@ from triptych.encode.cache import Cache, Row
 from triptych.encode.encoder import Encoder, EncoderSpec
 from triptych.encode.registry import BUILT_IN, load_encoder
 from triptych.encode.run import encode
-from triptych.errors import ConfigError, DataError
+from triptych.errors import ConfigError, DataError, ShapeError
 
 TEXTS = ["oak shelf", "a b", None, "oak shelf", " \n", "", "lamp", "x" * 30, "a\0b"]
 
@@ -438,3 +438,13 @@ def test_memory_is_asked_for_also_when_the_first_contents_are_of_no_use(monkeypa
     monkeypatch.setattr("triptych.encode.run.free_bytes", lambda: 10)
     with pytest.raises(ConfigError, match="encoding 3 texts"):
         encode("text", ["a", "bad", "ab"], Letters(batch_size=1))  # the longest first, which is the bad one
+
+
+@pytest.mark.parametrize("give", [lambda rows: rows[:-1], lambda rows: rows[:, 0]])
+def test_an_encoder_that_gives_no_row_for_each_input_is_named(give):
+    class Odd(Letters):
+        def encode(self, batch):
+            return give(super().encode(batch))
+
+    with pytest.raises(ShapeError, match=r"the encoder letters gives shape .* for 2 inputs"):
+        encode("text", TEXTS, Odd())

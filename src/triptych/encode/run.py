@@ -16,7 +16,7 @@ from triptych.data.content import ContentError
 from triptych.data.features import ItemFeatures
 from triptych.encode.cache import DIGEST_BYTES, Cache, Row
 from triptych.encode.encoder import KINDS, Content, CorpusEncoder, Encoder
-from triptych.errors import DataError
+from triptych.errors import DataError, ShapeError
 from triptych.memory import free_bytes, require_memory
 
 _PER_ROW = 600
@@ -250,7 +250,14 @@ def _encode_batch(task: _Task, encoder: Encoder[Any], batch: dict[bytes, list[in
         return {}
     loaded = list(inputs.values())
     rows: dict[bytes, Row] = {}
-    for digest, values, cut in zip(inputs, encoder.encode(loaded), encoder.cut(loaded), strict=True):
+    encoded = np.asarray(encoder.encode(loaded))
+    if encoded.ndim != 2 or len(encoded) != len(loaded):
+        raise ShapeError(
+            f"the encoder {encoder.spec.name} gives shape {encoded.shape} for {len(loaded)} inputs",
+            wanted=f"({len(loaded)}, columns): a row for each input",
+            fix="Mend its encode()",
+        )
+    for digest, values, cut in zip(inputs, encoded, encoder.cut(loaded), strict=True):
         if np.isfinite(values).all():
             rows[digest] = Row(values, bool(cut))
         else:

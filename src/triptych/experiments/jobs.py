@@ -2,7 +2,8 @@
 
 An experiment's folder holds `runs/NAME` for each finished training, `unfinished/NAME` with the checkpoints of
 one that was stopped, and `failed/NAME.json` with what went wrong. NAME ends in a hash of the settings, the
-seed, and the split without its test part: equal trainings have equal names, whichever experiment they are of.
+seed, the split without its test part, and, of a model outside the library, the file that defines it: equal
+trainings have equal names, whichever experiment they are of.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from triptych.errors import ConfigError
 from triptych.experiments.content import Change, change_content
 from triptych.experiments.workers import worker_processes
 from triptych.files import hash_arrays, only_process, write_json
+from triptych.models.extensions import outside_code
 from triptych.runs import RUN, Run, train
 from triptych.training.recipe import Recipe
 from triptych.training.trainer import CHECKPOINT, Observer
@@ -52,8 +54,10 @@ class Job:
         """
         model, training, plugins = self.recipe.configs()
         change = {} if self.change is None else {"content": self.change.model_dump(mode="json")}
+        code = outside_code(self.recipe.model, plugins)
         return {
             **change,
+            **({} if code is None else {"code": code}),
             "model": self.recipe.model,
             "settings": model.model_dump(mode="json"),
             "plugins": {name: config.model_dump(mode="json") for name, config in plugins.items()},
@@ -103,6 +107,7 @@ class Workshop:
         folder: of the experiment.
         device: "auto", "cpu", "cuda", "cuda:N".
         workers: trainings at the same time, each in a process of its own if more than one.
+            A script that asks for several does so below `if __name__ == "__main__":`, as they read it too.
         threads: of each training; by default torch's own number, shared among the workers.
         checkpoint_every: epochs between checkpoints.
         graph_cache: folder that keeps item neighbours between trainings.

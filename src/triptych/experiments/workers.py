@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -17,6 +18,7 @@ import torch
 
 from triptych.errors import TrainingError
 from triptych.memory import keep_freed_memory
+from triptych.models.extensions import outside_modules
 
 
 @contextmanager
@@ -41,7 +43,10 @@ def worker_processes(
     others = set(active_children())
     # Not forked: torch's threads do not survive a fork.
     pool = ProcessPoolExecutor(
-        count, mp_context=get_context("spawn"), initializer=_begin, initargs=(threads, begin, given)
+        count,
+        mp_context=get_context("spawn"),
+        initializer=_begin,
+        initargs=(threads, outside_modules(), begin, given),
     )
     try:
         with pool:
@@ -60,11 +65,15 @@ def worker_processes(
         ) from error
 
 
-def _begin(threads: int, begin: Callable[..., object] | None, given: tuple[Any, ...]) -> None:
+def _begin(
+    threads: int, modules: Iterable[str], begin: Callable[..., object] | None, given: tuple[Any, ...]
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all, and their parent to each
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     keep_freed_memory()
+    for module in modules:  # whose models this process is to know as well
+        import_module(module)
     if begin is not None:
         begin(*given)
 

@@ -61,7 +61,9 @@ class Group:
 class Settings(BaseModel):
     """Base of all settings: frozen, typed, unknown keys refused; a dict of JSON values and back."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
+    )
 
 
 class ModelConfig(Settings):
@@ -169,11 +171,7 @@ class Recommender(nn.Module):
         yield Step(self.loss(batch))
 
     def epoch_steps(self, epoch: int) -> Iterable[Step]:
-        """Do what an epoch begins with, such as drawing a new graph; may yield steps as `batch_steps` does.
-
-        Args:
-            epoch: counted from 1.
-        """
+        """Begin an epoch, counted from 1: draw a new graph, say; may yield steps as `batch_steps` does."""
         return ()
 
     def optimizer_groups(self) -> dict[str, Group]:

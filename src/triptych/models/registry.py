@@ -2,86 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from triptych.errors import ConfigError, nearest
 from triptych.models.base import ContentConfig, ModelConfig, ModelInputs, Recommender
+from triptych.models.contract import check_class
+from triptych.models.entries import Entry, Registry
 
 Kind = Literal["collaborative", "content"]
 """Whether a model knows interactions alone, or item content as well."""
 
 Model = TypeVar("Model", bound=type[Recommender])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """What a registry knows of anything in it.
-
-    Args:
-        name: how commands and recipes call it.
-        paper: authors' title, with where to find it.
-        year: of publication.
-    """
-
-    name: str
-    paper: str
-    year: int
-
-
-AnyEntry = TypeVar("AnyEntry", bound=Entry)
-
-
-class Registry(Generic[AnyEntry]):
-    """Entries by name; those of a package are there once its modules are imported, which the first look does.
-
-    Args:
-        what: is registered, in a word.
-        package: whose modules enter their own.
-    """
-
-    def __init__(self, what: str, package: str) -> None:
-        self._what, self._package = what, package
-        self._entries: dict[str, AnyEntry] = {}
-
-    def enter(self, entry: AnyEntry) -> None:
-        """Enter it, in the place of another of its name."""
-        self._entries[entry.name] = entry
-
-    def all(self) -> list[AnyEntry]:
-        """List the entries, by year and name."""
-        return sorted(self._known().values(), key=lambda entry: (entry.year, entry.name))
-
-    def find(self, name: str) -> AnyEntry:
-        """Find an entry.
-
-        Raises:
-            ConfigError: there is none of that name; the message gives the nearest one.
-        """
-        known = self._known()
-        if name not in known:
-            raise ConfigError(
-                f"there is no {self._what} '{name}'",
-                wanted=f"a {self._what} of 'triptych models'",
-                fix=nearest(name, known),
-            )
-        return known[name]
-
-    def _known(self) -> dict[str, AnyEntry]:
-        _import_modules(self._package)
-        return self._entries
-
-
-@cache
-def _import_modules(package: str) -> None:
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +30,11 @@ class ModelEntry(Entry):
 
     model: type[Recommender]
     config: type[ModelConfig]
+
+    @property
+    def code(self) -> type:
+        """Its class."""
+        return self.model
 
     @property
     def kind(self) -> Kind:
@@ -125,9 +65,28 @@ _MODELS = Registry[ModelEntry]("model", "triptych.models")
 
 
 def register(name: str, config: type[ModelConfig], *, paper: str, year: int) -> Callable[[Model], Model]:
-    """Enter a model under a name; also for models outside the library."""
+    """Enter a model under a name; also for models outside the library.
+
+    Args:
+        name: how commands and recipes call it.
+        config: the class of its settings, of no other model.
+        paper: authors' title, with where to find it.
+        year: of publication.
+
+    Raises:
+        ConfigError: another model has the name or the class of settings.
+        ModelError: the class lacks what every model defines.
+    """
 
     def enter(model: Model) -> Model:
+        check_class(model)
+        others = [entry for entry in _MODELS.entered() if entry.config is config and entry.name != name]
+        if others:
+            raise ConfigError(
+                f"the model '{name}' is to have the settings {config.__name__} of '{others[0].name}'",
+                wanted="a class of settings of its own, by which a model is found",
+                fix=f"Derive one: class MyConfig({config.__name__}): ...",
+            )
         _MODELS.enter(ModelEntry(name=name, model=model, config=config, paper=paper, year=year))
         return model
 
@@ -160,7 +119,7 @@ def model_entry_of(config: ModelConfig) -> ModelEntry:
     raise ConfigError(
         f"no model is registered for {type(config).__name__}",
         wanted="the settings class of a registered model",
-        fix="Decorate the model with @register(name, config)",
+        fix="Decorate the model with @register(NAME, CONFIG, paper=..., year=...)",
     )
 
 
@@ -180,6 +139,9 @@ def make_config(kind: type[Any], settings: Mapping[str, Any]) -> Any:
             if complaint["type"] == "extra_forbidden":
                 found.append(f"{kind.__name__} has no field '{name}'")
                 fixes.append(nearest(name, fields))
+            elif complaint["type"] == "missing":
+                found.append(f"{kind.__name__} lacks '{name}'")
+                fixes.append(f"Set '{name}'")
             else:
                 found.append(f"{name} = {complaint['input']!r}: {complaint['msg'].lower()}")
                 fixes.append(f"See '{name}' in {kind.__name__}" if name in fields else "Check the settings")

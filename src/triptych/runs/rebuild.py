@@ -43,9 +43,22 @@ WITHOUT_LEARNING: Mapping[str, Mapping[str, Any]] = {
 
 
 def rebuild(run: Run, inputs: ModelInputs) -> Recommender:
-    """Make the model of a run again, with its weights, in evaluation mode and on the CPU."""
+    """Make the model of a run again, with its weights, in evaluation mode and on the CPU.
+
+    Raises:
+        StorageError: the model's code has other parameters or graphs since.
+    """
     model = _create(run, inputs, {})
-    model.load_state_dict(dict(run.weights))
+    try:
+        model.load_state_dict(dict(run.weights))
+    except RuntimeError as error:
+        why = str(error).splitlines()[-1].strip()
+        raise StorageError(
+            f"the weights of this run do not fit the model '{run.record.model}': {why}",
+            wanted="the code that the run was trained with",
+            fix="Train again, or use the version that trained it: "
+            + run.record.versions.get("triptych", "unknown"),
+        ) from error
     return model.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 
 from triptych.data.split import Split
 from triptych.device import free_memory, resolve_device
-from triptych.errors import ConfigError, StorageError
+from triptych.errors import ConfigError, ModelError, StorageError
 from triptych.evaluation.ranking import Masked, check_lengths, check_metric, evaluate_ranking, masked_in
 from triptych.files import check_room, only_process
 from triptych.memory import limited_to, require_memory, restart_peak
-from triptych.models.base import ModelConfig, ModelInputs
+from triptych.models.base import ModelConfig, ModelInputs, Recommender
 from triptych.models.plugins.base import PluginConfig, create_plugged_in, make_plugin_configs
 from triptych.models.registry import make_config, model_entry, model_entry_of
 from triptych.runs.record import RunRecord, current_versions
@@ -50,7 +51,7 @@ def train(
     the same number of threads, the same arguments give the same weights, byte by byte.
 
     Args:
-        model: a registry name, or the settings object of a model.
+        model: a registry name, perhaps with plug-ins ("freedom+ksi"), or the settings object of a model.
         split: what to learn, to choose by, and to measure.
         seed: of first weights, batches and all else that is drawn.
         settings: fields of the model's settings, if `model` is a name.
@@ -72,6 +73,7 @@ def train(
     Raises:
         ConfigError: a name, a setting or a combination cannot work, or needs more memory than is free.
         TrainingError: a loss is NaN or infinite.
+        ModelError: the model's code does not keep to its contract.
         StorageError: the checkpoint to resume from is missing, damaged, or of another experiment; another
             process trains with that folder; or the disk has no room for the checkpoints and the run.
     """
@@ -81,7 +83,12 @@ def train(
             wanted="a number of epochs, at least 1",
             fix="Leave checkpoint_dir out to save nothing on the way",
         )
-    model_config = make_config(model_entry(model).config, settings or {}) if isinstance(model, str) else model
+    if isinstance(model, str):
+        model, *attached = model.split("+")
+        plugins = {name: {} for name in attached} | dict(plugins or {})
+        model_config = make_config(model_entry(model).config, settings or {})
+    else:
+        model_config = model
     plugin_configs = make_plugin_configs(plugins or {})
     entry, config, where = model_entry_of(model_config), config or TrainConfig(), resolve_device(device)
     if plugin_configs and entry.model.schedule != "batches":
@@ -128,6 +135,10 @@ def train(
             trainer.restore(_required(checkpoint_dir))
         result = trainer.run()
         scorer = network.scorer()
+    valid = result.history[result.best_epoch - 1].valid or {}
+    if result.best_epoch < len(result.history):
+        again = evaluate_ranking(scorer, split, "valid", lengths).mean()[config.metric]
+        _check_restored(network, config.metric, valid[config.metric], again)
     evaluated = [epoch for epoch in result.history if epoch.valid is not None]
     record = RunRecord(
         model=entry.name,
@@ -143,7 +154,7 @@ def train(
         split=dict(split.protocol),
         best_epoch=result.best_epoch,
         history=result.history,
-        valid=result.history[result.best_epoch - 1].valid or {},
+        valid=valid,
         test={},
         protocol={},
         seconds_per_epoch=float(np.median([epoch.train_seconds for epoch in result.history])),
@@ -153,6 +164,20 @@ def train(
     weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
     run = Run(record, scorer, split, weights)
     return open_test(run, whole, lengths, masked=masked) if len(whole.test) else run
+
+
+def _check_restored(network: Recommender, metric: str, measured: float, again: float) -> None:
+    """Refuse a model whose best weights do not bring back what was measured with them.
+
+    On one machine figures are the same to the digit; GPUs add up in any order, which may change a few ranks.
+    """
+    if not math.isclose(measured, again, rel_tol=0.01, abs_tol=1e-4):
+        raise ModelError(
+            f"{type(network).__qualname__} had {metric} {measured:.4f} at its best, and has {again:.4f} with "
+            "the weights of then",
+            wanted="all that embeddings() reads in the model's state",
+            fix="Hold it by register_graph(), register_buffer() or as a Parameter",
+        )
 
 
 def _dump(configs: Mapping[str, PluginConfig]) -> dict[str, dict[str, Any]]:

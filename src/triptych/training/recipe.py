@@ -96,6 +96,12 @@ class Recipe:
             ConfigError: the model, a plug-in or a field is unknown, or a value does not fit.
         """
         kind = model_entry(self.model).config
+        if both := sorted(kind.model_fields.keys() & TrainConfig.model_fields.keys()):
+            raise ConfigError(
+                f"{kind.__name__} has the field '{both[0]}', as the training loop has",
+                wanted="settings of a model with names of their own",
+                fix=f"Call it otherwise, such as model_{both[0]}",
+            )
         known = [*kind.model_fields, *TrainConfig.model_fields]
         for plugin in self.plugins:
             known += [f"{plugin}.{name}" for name in plugin_entry(plugin).config.model_fields]

@@ -91,11 +91,17 @@ def shipped_space(model: str) -> SearchSpace:
     """Give the space that comes with Triptych for a model.
 
     Raises:
-        ConfigError: the model is unknown.
+        ConfigError: the model is unknown, or is none that comes with Triptych.
     """
     name = model_entry(model).name + ".toml"
-    text = (files("triptych") / "recipes" / "search" / name).read_text(encoding="utf-8")
-    return read_space(text, f"search/{name}")
+    file = files("triptych") / "recipes" / "search" / name
+    if not file.is_file():
+        raise ConfigError(
+            f"no search space comes with the model '{model}'",
+            wanted="a model of the library, or a file with a search space",
+            fix='Write a TOML file with model = "NAME" and a table [space], and give its name',
+        )
+    return read_space(file.read_text(encoding="utf-8"), f"search/{name}")
 
 
 def find_space(name: str) -> SearchSpace:

@@ -17,6 +17,7 @@ from triptych.errors import StorageError, TrainingError
 from triptych.evaluation.ranking import memory_to_rank
 from triptych.memory import peak_bytes
 from triptych.models.base import Group, Recommender, Step, Triplets
+from triptych.models.contract import check_groups, check_scorer, check_steps, total_loss
 from triptych.scorer import Scorer
 from triptych.training.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
 from triptych.training.config import TrainConfig
@@ -118,6 +119,9 @@ class Trainer:
         checkpoint_every: epochs between saves.
         identity: what must be the same for a checkpoint to fit, such as settings, seed and data hash.
         observer: is told of progress.
+
+    Raises:
+        ModelError: the model's optimiser groups are none, or leave out what is to learn.
     """
 
     def __init__(
@@ -146,6 +150,7 @@ class Trainer:
         self._may_stop = False
         self.best: Tensors = {}
         groups = model.optimizer_groups()
+        check_groups(model, groups)
         self.rates = {name: group.options.get("lr", config.learning_rate) for name, group in groups.items()}
         self.optimizers = {name: _optimizers(group, self.rates[name]) for name, group in groups.items()}
 
@@ -157,6 +162,7 @@ class Trainer:
 
         Raises:
             TrainingError: a loss term is NaN or infinite; the message names the term, step and epoch.
+            ModelError: what the model yields is no step, or what it ranks by are not vectors of all nodes.
         """
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -207,7 +213,7 @@ class Trainer:
         last = epoch == self.epochs
         if epoch % self.config.eval_every and not last:
             return EpochRecord(epoch, losses, None, False, trained - started, 0.0)
-        valid = self.validate(self.model.scorer())
+        valid = self.validate(check_scorer(self.model, self.model.scorer()))
         value = valid[self.config.metric]
         if self.config.metric_decimals is not None:
             value = round(value, self.config.metric_decimals)
@@ -244,13 +250,13 @@ class Trainer:
                 self._signals.deliver()
 
     def _drive(self, steps: Iterable[Step], log: LossLog) -> None:
-        stream = iter(steps)
+        stream = iter(check_steps(self.model, steps))
         while True:
             with self._autocast():
                 step = next(stream, None)
                 if step is None:
                     return
-                total = torch.stack(list(step.losses.values())).sum()
+                total = total_loss(self.model, step, self.optimizers)
             optimizers = self.optimizers[step.group].values()
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=not self.config.zero_missing_grads)

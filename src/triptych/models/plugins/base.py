@@ -7,6 +7,11 @@ epoch, graphs, and may change the vectors that rank. It never changes the host, 
 ```python
 @register_plugin("centred", CentredConfig, paper="...", year=2026)
 class Centred(Plugin):
+    def __init__(self, config, inputs, host):
+        super().__init__(config, inputs, host)
+        if not host.modality_embeddings():
+            raise ConfigError("a host without content", wanted="content", fix="Choose another host")
+
     def losses(self, host, batch):
         terms = [items.mean(dim=0).square().sum() for items in host.modality_embeddings().values()]
         return {"centred": self.config.weight * torch.stack(terms).sum()}
@@ -21,6 +26,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from triptych.errors import ConfigError, ModelError
 from triptych.models.base import (
     Group,
     Losses,
@@ -31,7 +37,8 @@ from triptych.models.base import (
     Step,
     Triplets,
 )
-from triptych.models.registry import Entry, Registry, create_model, make_config
+from triptych.models.entries import Entry, Registry
+from triptych.models.registry import create_model, make_config
 from triptych.scorer import Embeddings
 
 
@@ -82,8 +89,8 @@ class Plugin(nn.Module):
 class PluggedIn(Recommender):
     """A model with plug-ins, which is a model again.
 
-    The plug-ins' losses join the first step of a batch that the host takes with its "main" group. A group or
-    a step of a plug-in's own is named after it: "sand.club".
+    The plug-ins' losses join the first step of a batch that the host takes with its "main" group. A group of
+    a plug-in's own, and a step of that group, is named after it: "sand.club".
 
     Args:
         host: the model.
@@ -108,15 +115,23 @@ class PluggedIn(Recommender):
         """Take the plug-ins' own steps, then the host's with the plug-ins' losses among them."""
         for name, plugin in self._attached():
             for step in plugin.batch_steps(self.host, batch):
-                yield step._replace(group=f"{name}.{step.group}")
+                yield _named_after(name, step)
         joined = False
         for step in self.host.batch_steps(batch):
             if step.group == "main" and not joined:
                 joined = True
                 losses, scale = dict(step.losses), self.host.loss_scale(batch)
-                for _, plugin in self._attached():
-                    terms = plugin.losses(self.host, batch)
-                    losses |= {name: scale * term for name, term in terms.items()}
+                given: dict[str, str] = {}
+                for plugin_name, plugin in self._attached():
+                    for name, term in plugin.losses(self.host, batch).items():
+                        other = given.setdefault(name, plugin_name)
+                        if other != plugin_name:
+                            raise ModelError(
+                                f"the plug-ins '{other}' and '{plugin_name}' both have a loss term '{name}'",
+                                wanted="terms with different names",
+                                fix="Rename it in one of them",
+                            )
+                        losses[name] = scale * term
                 yield Step(losses)
             else:
                 yield step
@@ -126,7 +141,7 @@ class PluggedIn(Recommender):
         yield from self.host.epoch_steps(epoch)
         for name, plugin in self._attached():
             for step in plugin.epoch_steps(self.host, epoch):
-                yield step._replace(group=f"{name}.{step.group}")
+                yield _named_after(name, step)
 
     def optimizer_groups(self) -> dict[str, Group]:
         """Give the host's groups, its "main" with the plug-ins' in it, and the plug-ins' others."""
@@ -156,6 +171,11 @@ class PluggedIn(Recommender):
             yield name, plugin
 
 
+def _named_after(plugin: str, step: Step) -> Step:
+    """Name a step of a plug-in as its group is named; "main" is the host's as well."""
+    return step if step.group == "main" else step._replace(group=f"{plugin}.{step.group}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PluginEntry(Entry):
     """What is known of a plug-in.
@@ -168,6 +188,11 @@ class PluginEntry(Entry):
     plugin: type[Plugin]
     config: type[PluginConfig]
 
+    @property
+    def code(self) -> type:
+        """Its class."""
+        return self.plugin
+
 
 _PLUGINS = Registry[PluginEntry]("plug-in", "triptych.models.plugins")
 
@@ -177,7 +202,23 @@ Kind = TypeVar("Kind", bound=type[Plugin])
 def register_plugin(
     name: str, config: type[PluginConfig], *, paper: str, year: int
 ) -> Callable[[Kind], Kind]:
-    """Enter a plug-in under a name; also for plug-ins outside the library."""
+    """Enter a plug-in under a name; also for plug-ins outside the library.
+
+    Args:
+        name: how commands and recipes call it.
+        config: the class of its settings.
+        paper: authors' title, with where to find it.
+        year: of publication.
+
+    Raises:
+        ConfigError: another plug-in has the name, or torch keeps it for itself.
+    """
+    if hasattr(nn.ModuleDict, name):
+        raise ConfigError(
+            f"a plug-in is to be called '{name}'",
+            wanted="a name that torch leaves free",
+            fix="Choose another",
+        )
 
     def enter(plugin: Kind) -> Kind:
         _PLUGINS.enter(PluginEntry(name=name, plugin=plugin, config=config, paper=paper, year=year))
@@ -230,6 +271,12 @@ def create_plugged_in(
     host = create_model(config, inputs)
     if not plugin_configs:
         return host
+    if type(host).scorer is not Recommender.scorer:
+        raise ConfigError(
+            f"the plug-in '{next(iter(plugin_configs))}' on a model with a scorer of its own",
+            wanted="a model that ranks by embeddings(), which plug-ins refine",
+            fix="Leave the plug-in out, or choose another model",
+        )
     attached = {
         name: plugin_entry(name).plugin(settings, inputs, host) for name, settings in plugin_configs.items()
     }
