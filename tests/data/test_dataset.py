@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -185,3 +186,18 @@ def test_damage_is_noticed_on_loading(tmp_path, kind):
     damage(tmp_path / "shop")
     with pytest.raises((StorageError, DataError), match=message):
         Dataset.load(tmp_path / "shop")
+
+
+def test_an_item_table_in_another_order_is_refused():
+    """It would name other items once it is saved and read."""
+    data = Dataset.from_interactions("d", Interactions.from_ids([1, 1, 2], [1, 2, 3]))
+    for table in (data.item_table.reverse(), data.item_table.rename({"item_id": "id"})):
+        with pytest.raises(DataError, match="does not list its items by 'item_id' in their order"):
+            replace(data, item_table=table)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Dataset.from_interactions("d", Interactions.from_ids([1, 1, 2], [1, 2, 3])).save("~/made")
+    assert (tmp_path / "made" / MANIFEST).is_file()
+    assert Dataset.load("~/made").name == "d"

@@ -154,3 +154,10 @@ def test_a_modality_has_a_plain_name(name):
     with pytest.raises(ConfigError, match="the modality name"):
         check_modality(name)
     check_modality("image_2")
+
+
+@pytest.mark.parametrize("present", [[0, 1, 1], np.array([0, 1, 1]), np.array([False, True, True])])
+def test_marks_may_be_numbers(present):
+    features = ItemFeatures.dense(np.ones((3, 2)), present)
+    assert features.values.tolist() == [[0, 0], [1, 1], [1, 1]]
+    assert features.present.tolist() == [False, True, True]

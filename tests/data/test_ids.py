@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data.ids import NO_IDS, id_array, index_ids
+from triptych.data.ids import NO_IDS, IdMap, id_array, index_ids
 from triptych.errors import DataError
 
 texts = st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=30)
@@ -52,3 +52,10 @@ def test_an_array_of_ids_refuses_bad_rows():
         id_array(pl.Series("sku", ["a", None, "b\0c"]))
     with pytest.raises(DataError, match="Float64"):
         index_ids(pl.Series([1.5]))
+
+
+def test_one_string_is_not_taken_for_several_ids():
+    known = IdMap(np.array(["0001", "0", "1"]), "user")
+    for look in (known.index, known.find):
+        with pytest.raises(DataError, match="one user id, '0001', in the place of several"):
+            look("0001")

@@ -137,3 +137,39 @@ def test_take_keeps_columns_in_step():
 
 def test_row_offsets():
     assert row_offsets(np.array([0, 0, 2]), 4).tolist() == [0, 2, 2, 3, 3]
+
+
+class Column:
+    """Looks its rows up by label, as a column of pandas does, of whatever shuffled them."""
+
+    def __init__(self, values: list[object], dtype: str | None = None) -> None:
+        self.values = np.array(values, dtype=dtype)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return self.values if dtype is None else self.values.astype(dtype)
+
+    def __getitem__(self, label: object) -> object:
+        raise AssertionError("rows are taken by place")
+
+
+def test_columns_of_a_frame_are_taken_by_place():
+    made = Interactions.from_ids(
+        Column([2, 1, 1]),
+        Column([1, 2, 1]),
+        rating=Column([1, 2, 3]),
+        timestamp=Column(["2024-01-03", "2024-01-02", "2024-01-01T00:00:01"], "datetime64[s]"),
+        label=Column([0, 1, 2]),
+    )
+    assert made.rating.tolist() == [3.0, 2.0, 1.0]
+    assert made.label.tolist() == [2, 1, 0]
+    assert made.timestamp.tolist() == [19723 * 86_400 + 1, 19724 * 86_400, 19725 * 86_400]
+    assert Interactions.from_ids([2, 1, 1], [1, 2, 1], rating=[1, 2, 3]).rating.tolist() == [3.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("times", [[1.0, np.nan], np.array(["2024-01-01", "NaT"], dtype="datetime64[D]")])
+def test_missing_times_are_refused(times):
+    with pytest.raises(DataError, match="1 of 2 interactions have no time"):
+        Interactions.from_ids([1, 2], [1, 2], timestamp=times)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from triptych.data.dataset import Dataset
 from triptych.data.interactions import LEFT_OUT, TEST, TRAIN, VALID, Interactions
 from triptych.data.split import PARTS, Split, read_label_meaning
-from triptych.errors import ConfigError, DataError
+from triptych.errors import ConfigError, DataError, ShapeError
 
 seeds = st.integers(0, 10**6)
 
@@ -133,3 +133,20 @@ def test_label_meaning():
     for wrong in ("0", "0=learn", "=train", "0=train,0=test", "", "1=test"):
         with pytest.raises(ConfigError, match="label meaning"):
             read_label_meaning(wrong)
+
+
+def test_parts_of_ones_own_are_checked_and_leave_out_whom_nothing_trains():
+    data = Dataset.from_interactions("d", Interactions.from_ids([1, 1, 2], [1, 2, 3]))
+    split = Split.from_parts(data, [TRAIN, VALID, TEST], by="hand")
+    assert split.part.tolist() == [TRAIN, VALID, LEFT_OUT]
+    assert (split.protocol["kind"], split.protocol["by"], split.protocol["left_out"]) == ("given", "hand", 1)
+    for part in ([TRAIN], [TRAIN, VALID, 7], ["train", "valid", "test"]):
+        with pytest.raises(ShapeError, match=r"for 3 interactions; wanted one of 0 \(train\)"):
+            Split(data, np.array(part))
+
+
+def test_a_drawn_split_says_with_which_seed():
+    data = Dataset.from_interactions("d", Interactions.from_ids([1] * 12, list(range(12))))
+    assert Split.by_ratio(data, 5).protocol["seed"] == 5
+    assert Split.leave_one_out(data, np.int64(6)).protocol["seed"] == 6
+    assert "seed" not in Split.by_ratio(data, np.random.default_rng(5)).protocol

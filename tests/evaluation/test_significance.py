@@ -339,3 +339,22 @@ def test_a_handful_of_users_proves_nothing():
     (found,) = compare_systems({"a": np.zeros(3), "b": np.array([0.1, 0.4, 0.2])}, metric="m")
     assert found.interval[0] > 0
     assert found.p_bootstrap == found.p_corrected == 0.25
+
+
+def test_equal_differences_of_thirds_share_a_rank():
+    """Three seeds and one test item a user give thirds, which no grid of halves holds: 2/3 - 1/3 is 1/3."""
+    third = 1 / 3
+    assert wilcoxon(np.full(13, third), np.array([2 * third] * 9 + [0.0] * 4)) == pytest.approx(
+        2 * sum(math.comb(13, k) for k in range(5)) / 2**13
+    )
+    rng = np.random.default_rng(3)
+    a, b = (rng.integers(0, 4, 400) / 3 for _ in range(2))
+    whole = wilcoxon(np.rint(3 * a), np.rint(3 * b))
+    assert wilcoxon(a, b) == pytest.approx(whole)
+    other = rng.integers(0, 4, 400) * 100.0
+    (alone,), among = (
+        compare_systems(values, metric="recall@20")
+        for values in ({"a": a, "b": b}, {"a": a, "b": b, "c": other})
+    )
+    assert alone.p_wilcoxon == pytest.approx(whole)
+    assert among[0].p_wilcoxon == pytest.approx(whole)

@@ -16,9 +16,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where a terminal knows ASCII only
-    from triptych.cli.app import run
-    from triptych.memory import keep_freed_memory
-
+    try:
+        from triptych.cli.app import run
+        from triptych.memory import keep_freed_memory
+    except KeyboardInterrupt:  # nothing was begun yet
+        sys.exit(130)
     keep_freed_memory()
 
     sys.exit(run(sys.argv[1:]))

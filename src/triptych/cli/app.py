@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import typer
@@ -42,6 +43,7 @@ def run(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
+    arguments = [_home_in(argument) for argument in arguments]
     try:
         status = app(args=arguments, prog_name="triptych", standalone_mode=False)
     except TriptychError as error:
@@ -74,6 +76,12 @@ def _run(arguments: list[str]) -> int:
         )
         print_error(stopped, as_json=as_json)
     return status if isinstance(status, int) else 0
+
+
+def _home_in(argument: str) -> str:
+    """Expand `--out=~/runs`, as shells expand `--out ~/runs` and not all of them this."""
+    option, equals, value = argument.partition("=")
+    return option + equals + str(Path(value).expanduser()) if equals and value.startswith("~/") else argument
 
 
 _STOPPED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM

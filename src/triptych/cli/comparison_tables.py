@@ -24,7 +24,7 @@ def print_comparison(result: ComparisonResult) -> None:
     split = result.split.get("kind")
     print_table(
         f"Test figures on {result.data}, split by {split}, mean ± standard deviation over {over}",
-        ["system", *shown, *best_seed, f"valid {result.metric}", "s/epoch", "MiB"],
+        ["system", *shown, *best_seed, f"valid {result.metric}", "s/epoch", "process MiB"],
         [
             [
                 system.name,

@@ -182,7 +182,7 @@ def _whole(number: float | None) -> str:
 
 
 def _range(levels: Mapping[str, float]) -> str:
-    return f"{levels['min']:,.0f} to {levels['max']:,.0f}, median {levels['median']:,.0f}"
+    return f"{levels['min']:,.0f} to {levels['max']:,.0f}, median {levels['median']:,.1f}".removesuffix(".0")
 
 
 def _counted(counts: Mapping[str, int]) -> list[str]:

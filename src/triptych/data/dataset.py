@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from triptych.data.features import ItemFeatures, check_modality
@@ -15,7 +16,7 @@ from triptych.data.ids import IdMap, id_array
 from triptych.data.interactions import Interactions, k_core
 from triptych.data.pictures import Thumbnails
 from triptych.data.sizes import require_memory_to_load
-from triptych.errors import ShapeError
+from triptych.errors import DataError, ShapeError
 from triptych.files import (
     checksums,
     hash_arrays,
@@ -59,6 +60,14 @@ class Dataset:
                 f"the item table of '{self.name}' has {self.item_table.height:,} rows",
                 wanted=f"one for each of its {n_items:,} items",
                 fix="Prepare the data set again",
+            )
+        if "item_id" not in self.item_table.columns or not np.array_equal(
+            self.item_table["item_id"].to_numpy(), self.interactions.items.ids
+        ):
+            raise DataError(
+                f"the item table of '{self.name}' does not list its items by 'item_id' in their order",
+                wanted="one row for each item, in the order of its index",
+                fix="Sort it by interactions.items.ids",
             )
         if self.thumbnails is not None and len(self.thumbnails) != n_items:
             raise ShapeError(
@@ -199,11 +208,12 @@ class Dataset:
             StorageError: it is no data set, of another schema version, or damaged.
             ConfigError: it does not fit into memory.
         """
+        folder = Path(path).expanduser()
         with open_folder(
-            Path(path), marker=MANIFEST, kind=KIND, version=SCHEMA_VERSION, maker="triptych prepare"
+            folder, marker=MANIFEST, kind=KIND, version=SCHEMA_VERSION, maker="triptych prepare"
         ) as manifest:
-            require_memory_to_load(Path(path))
-            return cls._read(Path(path), manifest)
+            require_memory_to_load(folder)
+            return cls._read(folder, manifest)
 
     @classmethod
     def _read(cls, folder: Path, manifest: dict[str, Any]) -> Dataset:

@@ -130,11 +130,10 @@ class ItemFeatures:
             )
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
-        if present is None:
-            present = np.ones(len(values), dtype=bool)
-        elif len(present) == len(values):
+        present = np.ones(len(values), dtype=bool) if present is None else np.asarray(present, dtype=bool)
+        if len(present) == len(values):
             values[~present] = 0.0
-        return cls(present=present.astype(bool), values=values, source=source)
+        return cls(present=present, values=values, source=source)
 
     @property
     def n_items(self) -> int:

@@ -85,13 +85,13 @@ class Interactions:
             user_ids: (n,) int64 or str raw ids.
             item_ids: (n,) int64 or str raw ids.
             rating: (n,) ratings.
-            timestamp: (n,) times.
+            timestamp: (n,) times, as numbers or as datetime64, which become seconds since 1970.
             label: (n,) parts of a given split.
             duplicates: which row of a repeated pair is kept.
 
         Raises:
-            DataError: there are no rows, ids are neither integers nor strings, or a repeated pair
-                carries two different labels.
+            DataError: there are no rows, ids are neither integers nor strings, a time is missing, or a
+                repeated pair carries two different labels.
             ShapeError: the columns differ in length.
         """
         users, user = np.unique(_as_ids(user_ids, "user"), return_inverse=True)
@@ -122,16 +122,19 @@ class Interactions:
             user: (n,) int64 user index of each row.
             item: (n,) int64 item index of each row.
             rating: (n,) ratings.
-            timestamp: (n,) times.
+            timestamp: (n,) times, as numbers or as datetime64, which become seconds since 1970.
             label: (n,) parts of a given split.
             duplicates: which row of a repeated pair is kept: the "first" or the "last" by time (without
                 times, by place in the file), or the one with the "highest" rating (the first of these).
                 How many rows were merged is `len(user) - len(result)`.
 
         Raises:
-            DataError: there are no rows, or a repeated pair carries two different labels.
+            DataError: there are no rows, a time is missing, or a repeated pair carries two different labels.
             ShapeError: the columns differ in length.
         """
+        rating = None if rating is None else np.asarray(rating, dtype=np.float64)
+        timestamp = None if timestamp is None else _as_seconds(timestamp)
+        label = None if label is None else np.asarray(label, dtype=np.int8)
         columns = [column for column in (user, item, rating, timestamp, label) if column is not None]
         if len({len(column) for column in columns}) > 1:
             raise ShapeError(
@@ -306,6 +309,24 @@ def _order_within_pairs(
     order = order.copy()
     order[repeated] = rows[np.lexsort(by)]  # the last key counts most; stable otherwise
     return order
+
+
+def _as_seconds(timestamp: np.ndarray[Any, Any]) -> FloatArray:
+    """Turn times into numbers, and refuse those that are missing: they have no place in an order."""
+    given = np.asarray(timestamp)
+    if given.dtype.kind == "M":
+        missing = np.isnat(given)
+        seconds = given.astype("datetime64[ns]").astype(np.int64) / 1e9
+    else:
+        seconds = given.astype(np.float64)
+        missing = np.isnan(seconds)
+    if missing.any():
+        raise DataError(
+            f"{int(missing.sum()):,} of {len(given):,} interactions have no time",
+            wanted="a time for each, or none at all",
+            fix="Leave these rows out, or give no times",
+        )
+    return seconds
 
 
 def _at(

@@ -12,7 +12,7 @@ import numpy as np
 from triptych.data.arrays import FloatArray, IntArray, LabelArray
 from triptych.data.dataset import Dataset
 from triptych.data.interactions import LEFT_OUT, TEST, TRAIN, VALID, Interactions, row_offsets, stable_order
-from triptych.errors import ConfigError, DataError
+from triptych.errors import ConfigError, DataError, ShapeError
 from triptych.files import hash_arrays
 
 PartName = Literal["train", "valid", "test"]
@@ -49,6 +49,35 @@ class Split:
     part: LabelArray
     protocol: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        part = np.asarray(self.part)
+        codes = sorted({*PARTS.values(), LEFT_OUT})
+        if part.shape != (len(self.data.interactions),) or not np.isin(part, codes).all():
+            named = ", ".join(f"{code} ({name})" for name, code in PARTS.items())
+            raise ShapeError(
+                f"parts {part.dtype} {part.shape} for {len(self.data.interactions):,} interactions",
+                wanted=f"one of {named} for each",
+                fix="Give them in the order of data.interactions",
+            )
+        object.__setattr__(self, "part", part.astype(np.int8, copy=False))
+
+    @classmethod
+    def from_parts(cls, data: Dataset, part: LabelArray, **protocol: Any) -> Split:
+        """Split as somebody else has.
+
+        Interactions of users without any for training are left out, as in all splits.
+
+        Args:
+            data: what is split.
+            part: (n,) of `TRAIN`, `VALID` and `TEST`, in the order of `data.interactions`.
+            protocol: what to say of it in records.
+
+        Raises:
+            ShapeError: they are not one such number for each interaction.
+            DataError: nothing is left for training.
+        """
+        return cls._checked(data, cls(data, part).part, {"kind": "given", **protocol})
+
     @classmethod
     def by_ratio(cls, data: Dataset, rng: Rng = 999) -> Split:
         """Split each user's interactions at random by MMRec's rule, about 8:1:1.
@@ -65,7 +94,8 @@ class Split:
         held = np.where(degree < 10, 2, (0.2 * degree).astype(np.int64))
         held[degree < 3] = 0
         part = _held_out(place, held, n_valid=held // 2)
-        return cls._checked(data, part, {"kind": "ratio", "rule": "8:1:1 per user, MMRec's rounding"})
+        rule = "8:1:1 per user, MMRec's rounding"
+        return cls._checked(data, part, {"kind": "ratio", "rule": rule, **_seed(rng)})
 
     @classmethod
     def leave_one_out(cls, data: Dataset, rng: Rng = 999) -> Split:
@@ -84,7 +114,7 @@ class Split:
         part[(place == 0) & (held > 0)] = TEST
         part[(place == 1) & (held > 0)] = VALID
         by = "time" if interactions.timestamp is not None else "random"
-        return cls._checked(data, part, {"kind": "leave-one-out", "order": by})
+        return cls._checked(data, part, {"kind": "leave-one-out", "order": by, **_seed(rng)})
 
     @classmethod
     def by_time(cls, data: Dataset, *, train: float = 0.8, valid: float = 0.1) -> Split:
@@ -140,7 +170,7 @@ class Split:
             raise DataError(
                 f"no interaction of '{data.name}' is left for training",
                 wanted="users with at least one training interaction",
-                fix="Check the labels' meaning, or split another way",
+                fix="Check the labels' meaning, or whether times differ at all, or split another way",
             )
         counts = {name: int((part == code).sum()) for name, code in PARTS.items()}
         left_out = {
@@ -216,6 +246,10 @@ class Split:
     def content_hash(self) -> str:
         """Name of the data and the way it is split."""
         return hash_arrays(self.data.content_hash, self.part)
+
+
+def _seed(rng: Rng) -> dict[str, int]:
+    return {"seed": int(rng)} if isinstance(rng, int | np.integer) else {}
 
 
 def read_label_meaning(text: str) -> dict[str, int]:

@@ -134,7 +134,7 @@ def compare_systems(
     compared = []
     for first, second in pairs:
         a, b = place[first], place[second]
-        steps_apart = steps[:, b] - steps[:, a]
+        steps_apart = _apart(per_user[:, a], per_user[:, b], step)
         bootstrap = _read_off(resampled[:, b] - resampled[:, a], alpha, step, steps_apart)
         means = float(per_user[:, a].mean()), float(per_user[:, b].mean())
         comparison = Comparison(
@@ -214,8 +214,8 @@ def wilcoxon(baseline: FloatArray, system: FloatArray) -> float:
         baseline: (n,) value of each user.
         system: (n,) of the same users.
     """
-    steps, _ = _on_grid(_aligned([baseline, system]))
-    return _signed_ranks(steps[:, 1] - steps[:, 0])
+    per_user = _aligned([baseline, system])
+    return _signed_ranks(_apart(per_user[:, 0], per_user[:, 1], _on_grid(per_user)[1]))
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
@@ -305,6 +305,14 @@ def _on_grid(values: FloatArray) -> tuple[FloatArray, float]:
     exponent = max(math.frexp(float(np.abs(values).max()))[1], -900)  # no step of 0
     step = 2.0 ** (exponent - _GRID_BITS)
     return np.rint(values / step), step
+
+
+def _apart(baseline: FloatArray, system: FloatArray, step: float) -> FloatArray:
+    """Count differences in whole steps, so that equal ones share a rank.
+
+    Were values counted first, of thirds 2/3 - 1/3 and 1/3 - 0 would be a step apart.
+    """
+    return np.rint((system - baseline) / step)
 
 
 def _resampled_means(values: FloatArray, n_resamples: int, rng: Rng) -> FloatArray:

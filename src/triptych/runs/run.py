@@ -242,7 +242,7 @@ def load(path: str | Path) -> Run:
         StorageError: it is no run, of another schema version, or damaged, or its parts are not of one size.
         ConfigError: it does not fit into memory.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     with open_folder(folder, marker=RUN, kind=KIND, version=SCHEMA_VERSION, maker="triptych train") as facts:
         require_memory_to_load(folder)
         record = RunRecord.model_validate({name: facts[name] for name in facts if name != "files"})
