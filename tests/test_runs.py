@@ -16,9 +16,10 @@ from triptych.errors import ConfigError, DataError, StorageError, TrainingError,
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.files import read_json, write_json
 from triptych.models.lightgcn import LightGCNConfig
-from triptych.runs import Run, load, open_test, train
+from triptych.runs import Run, evaluate, load, open_test, train
 from triptych.scorer import Embeddings, EmbeddingScorer
-from triptych.testing import toy_dataset
+from triptych.testing import checkerboard, toy_dataset
+from triptych.training.config import TrainConfig
 
 QUICK = tt.TrainConfig(epochs=3, batch_size=16, metric="recall@2")
 
@@ -219,3 +220,33 @@ def test_nan_embeddings_are_refused(run: Run):
     broken = EmbeddingScorer(Embeddings(users.clone().fill_(float("nan")), items))
     with pytest.raises(TrainingError, match="NaN"):
         evaluate_ranking(broken, run.split, "test", (2,))
+
+
+def test_what_a_notebook_shows_is_a_line():
+    split = checkerboard()
+    run = train("popularity", split, device="cpu", k=2, config=TrainConfig(metric="recall@2"))
+    for shown in (run, split, split.data):
+        assert len(repr(shown).splitlines()) == 1
+        assert split.data.name in repr(shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"split": checkerboard().data}, "training on a Dataset"),
+        ({"settings": {"epochs": 3}}, r"'epochs', a setting of the training loop.*TrainConfig\(epochs="),
+    ],
+)
+def test_arguments_in_the_wrong_place_are_told_where_they_belong(arguments, says):
+    with pytest.raises(ConfigError, match=says):
+        train("lightgcn", **{"split": checkerboard(), **arguments})
+
+
+def test_one_length_a_number_of_numpy_and_names_of_folders_will_do(tmp_path):
+    config = TrainConfig(epochs=1, metric="recall@2")
+    run = train(
+        "lightgcn", checkerboard(), seed=np.int64(3), config=config, device="cpu", k=2,
+        checkpoint_dir=str(tmp_path / "c"), graph_cache=str(tmp_path / "g"),
+    )  # fmt: skip
+    assert run.record.seed == 3
+    assert evaluate(run, k=2).mean()["recall@2"] == run.record.test["recall@2"]

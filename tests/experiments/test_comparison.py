@@ -176,6 +176,15 @@ def test_a_split_without_what_is_to_be_found_is_refused_before_training(split: S
     assert not list(tmp_path.iterdir())
 
 
+def test_one_user_to_test_is_too_few_to_compare_before_training(split: Split, tmp_path: Path):
+    part = split.part.copy()
+    part[(part == TEST) & (split.data.interactions.user != split.test.user[0])] = TRAIN
+    alone = replace(split, part=part)
+    with pytest.raises(DataError, match="one user of .* has test items"):
+        compare(SYSTEMS, alone, [1], shop(tmp_path), k=(2,))
+    assert not list(tmp_path.iterdir())
+
+
 def test_legacy_shows_what_choosing_by_test_would_print(split: Split, tmp_path: Path):
     result = compare(SYSTEMS, split, [1, 2, 3], shop(tmp_path), k=(2,), legacy=True)
     for system in result.systems:

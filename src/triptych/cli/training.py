@@ -153,6 +153,11 @@ def train(
         f"{counts['test']:,} test; {counts['left_out']:,} of users without training pairs left out.\n"
         f"{record.seconds_per_epoch:.2f} s an epoch, {record.seconds_per_evaluation:.2f} s an evaluation, "
         f"{record.peak_memory_bytes / 2**20:,.0f} MiB at most, on {record.device}.\n"
+        + (
+            f"On test, items of {masked} were no candidates; on valid, those of train.\n"
+            if masked != "train"
+            else ""
+        )
         + (f"Not read, as {recipe.model} is solved: {', '.join(unread)}.\n" if unread else "")
         + f"Saved: {folder}"
         + "".join(f"\nTracked: {tracker.where}" for tracker in tracking.kept),

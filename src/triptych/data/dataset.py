@@ -33,7 +33,7 @@ MANIFEST = "manifest.json"
 THUMBNAILS = "thumbnails.safetensors"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Interactions with everything known about their items.
 
@@ -97,6 +97,12 @@ class Dataset:
         from triptych.data.demo import build_shop
 
         return build_shop(seed=seed, noise=noise).dataset()
+
+    def __repr__(self) -> str:
+        """Say in a line what it is."""
+        known = "".join(f", {name}" for name in self.features)
+        sizes = f"{self.n_users:,} users, {self.n_items:,} items, {len(self.interactions):,} interactions"
+        return f"<data set {self.name}: {sizes}{known}>"
 
     @property
     def n_users(self) -> int:

@@ -180,7 +180,7 @@ def _place(
         raise DataError(
             f"holds NaN, infinity or numbers beyond float32 in {len(bad):,} rows, first in row {bad[0]}",
             wanted="finite numbers",
-            fix="Repair these rows, or mark these items as missing",
+            fix="Repair these rows, or leave these items out of a .parquet with ids",
         )
     used = present & (at >= 0)
     if not used.any():

@@ -32,7 +32,7 @@ class Pairs(NamedTuple):
         return len(self.user)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """A data set whose every interaction belongs to exactly one part: train, valid, test, or left out.
 
@@ -60,6 +60,11 @@ class Split:
                 fix="Give them in the order of data.interactions",
             )
         object.__setattr__(self, "part", part.astype(np.int8, copy=False))
+
+    def __repr__(self) -> str:
+        """Say in a line what it is."""
+        parts = ", ".join(f"{int((self.part == code).sum()):,} {name}" for name, code in PARTS.items())
+        return f"<{self.protocol.get('kind', 'given')} split of {self.data.name}: {parts}>"
 
     @classmethod
     def from_parts(cls, data: Dataset, part: LabelArray, **protocol: Any) -> Split:

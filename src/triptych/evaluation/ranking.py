@@ -66,7 +66,7 @@ def evaluate_ranking(
     scorer: Scorer,
     split: Split,
     part: PartName = "test",
-    k: Sequence[int] = (10, 20),
+    k: int | Sequence[int] = (10, 20),
     *,
     masked: Masked = "train",
     block_size: int = BLOCK_SIZE,
@@ -317,13 +317,13 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, items.masked_fill(values == -torch.inf, -1)
 
 
-def check_lengths(k: Sequence[int], n_items: int) -> tuple[int, ...]:
-    """Sort list lengths and refuse impossible ones.
+def check_lengths(k: int | Sequence[int], n_items: int) -> tuple[int, ...]:
+    """Sort list lengths, of which there may be one, and refuse impossible ones.
 
     Raises:
         ConfigError: none is given, one is below 1, or one is above the number of items.
     """
-    lengths = tuple(sorted(set(k)))
+    lengths = tuple(sorted({k} if isinstance(k, int) else set(k)))
     if not lengths or lengths[0] < 1 or lengths[-1] > n_items:
         raise ConfigError(
             f"list lengths k = {', '.join(map(str, lengths)) or 'none'}",

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from triptych.data.split import Split
-from triptych.errors import ConfigError, TrainingError, nearest
+from triptych.errors import ConfigError, DataError, TrainingError, nearest
 from triptych.evaluation.metrics import PerUser
 from triptych.evaluation.ranking import Masked, Ranking, check_lengths, check_metric, evaluate_ranking
 from triptych.evaluation.significance import Comparison as Difference
@@ -173,7 +173,7 @@ def compare(
     Raises:
         ConfigError: nothing to compare, a name or setting that cannot work, or systems that watch different
             metrics; found before anything is trained.
-        DataError: the split has no validation or no test part; found before that, too.
+        DataError: the split has no validation part, or no two users with test items; found before that, too.
         StorageError: another process works in the folder.
         TrainingError: a process that trained died, no training ended, or none of the reference that was asked
             for. A system of which none ended is left out otherwise, and stands among the failures.
@@ -185,6 +185,12 @@ def compare(
     metric = _watched_metric(recipes, seeds, reference)
     lengths = check_lengths([*k, check_metric(metric, split.n_items)], split.n_items)
     split.require("valid", "test")
+    if len(systems) > 1 and len(np.unique(split.test.user)) < 2:
+        raise DataError(
+            f"one user of '{split.data.name}' has test items",
+            wanted="two at least, as systems are compared user by user",
+            fix="Split the data another way",
+        )
     sealed = split.without_test()
     jobs = {
         name: [Job(recipe, seed, _of_features(variants.get(name))) for seed in dict.fromkeys(seeds)]

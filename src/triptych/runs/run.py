@@ -87,7 +87,7 @@ class Recommendation:
     items: list[ScoredItem]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A trained model, ready to be evaluated, asked, and saved.
 
@@ -102,6 +102,11 @@ class Run:
     scorer: Scorer
     split: Split
     weights: Mapping[str, Tensor]
+
+    def __repr__(self) -> str:
+        """Say in a line what it is."""
+        record = self.record
+        return f"<run of {record.model} on {record.data}, seed {record.seed}, best epoch {record.best_epoch}>"
 
     def recommend(
         self, user_ids: Iterable[RawId], k: int = 10, *, exclude: Excluded = "all"
@@ -179,7 +184,7 @@ def nearness(scorer: Scorer, item: int) -> Tensor:
 
 
 def evaluate(
-    run: Run, on: PartName = "test", k: Sequence[int] = (10, 20), *, masked: Masked = "train"
+    run: Run, on: PartName = "test", k: int | Sequence[int] = (10, 20), *, masked: Masked = "train"
 ) -> Ranking:
     """Measure a run on a part of the split it was made on; see `evaluate_ranking`.
 

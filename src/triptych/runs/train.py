@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from triptych.data.split import Split
 from triptych.device import free_memory, resolve_device
-from triptych.errors import ConfigError, ModelError, StorageError
+from triptych.errors import ConfigError, ModelError, StorageError, kind_of
 from triptych.evaluation.ranking import Masked, check_lengths, check_metric, evaluate_ranking, masked_in
 from triptych.files import check_room, only_process
 from triptych.memory import limited_to, require_memory, restart_peak
@@ -35,10 +36,10 @@ def train(
     plugins: Mapping[str, Mapping[str, Any] | PluginConfig] | None = None,
     config: TrainConfig | None = None,
     device: str = "auto",
-    k: Sequence[int] = (10, 20),
+    k: int | Sequence[int] = (10, 20),
     masked: Masked = "train",
-    graph_cache: Path | None = None,
-    checkpoint_dir: Path | None = None,
+    graph_cache: str | Path | None = None,
+    checkpoint_dir: str | Path | None = None,
     checkpoint_every: int = 10,
     resume: bool = False,
     memory_limit: int | None = None,
@@ -83,6 +84,22 @@ def train(
             wanted="a number of epochs, at least 1",
             fix="Leave checkpoint_dir out to save nothing on the way",
         )
+    if not isinstance(split, Split):
+        raise ConfigError(
+            f"training on {kind_of(split)}",
+            wanted="a Split",
+            fix="Split the data set first, for example Split.by_ratio(dataset)",
+        )
+    if of_loop := sorted((settings or {}).keys() & TrainConfig.model_fields.keys()):
+        raise ConfigError(
+            f"settings holds '{of_loop[0]}', a setting of the training loop",
+            wanted="settings of the model",
+            fix=f"Give config=TrainConfig({of_loop[0]}=...)",
+        )
+    checkpoint_dir, graph_cache = (
+        None if folder is None else Path(folder).expanduser() for folder in (checkpoint_dir, graph_cache)
+    )
+    seed = index(seed)
     if isinstance(model, str):
         model, *attached = model.split("+")
         plugins = {name: {} for name in attached} | dict(plugins or {})
@@ -97,7 +114,8 @@ def train(
             wanted="a model that learns by gradient",
             fix="Leave the plug-in out, or choose another model",
         )
-    lengths = check_lengths([*k, check_metric(config.metric, split.n_items)], split.n_items)
+    asked = check_lengths(k, split.n_items)
+    lengths = check_lengths([*asked, check_metric(config.metric, split.n_items)], split.n_items)
     masked_in("test", masked)
     restart_peak()  # what this process did before is not this training's
     whole, split = split, split.without_test()
