@@ -30,7 +30,8 @@ Of its figures, Recall@20 and NDCG@20 on Baby can hardly both be right.
 
 As printed, M is much the same for all nodes at first: to content in rows of length 0.02 the maps of eq. 15-23
 add biases of length 0.6 (of which nothing is printed), and LN hides how little is left. On Tiktok the best
-epoch then ranks by popularity. `refinement` has a form without both.
+epoch then ranks by popularity; so it does with the form of `refinement` without both, and with graph
+attention or cross-attention alone. Without either it comes near MGCN.
 
 Beyond the paper: any modalities by name. The one that asks is `query_modality`; each of the others answers
 in an attention of its own, and results are averaged; one alone asks itself. What a node lacks is zero
