@@ -211,10 +211,12 @@ def _attempt_in_worker(job: Job, name: str) -> Outcome:
 def _attempt(job: Job, name: str, sealed: Split, workshop: Workshop, observer: Observer | None) -> Outcome:
     """Train, and note a failure instead of raising it."""
     note = workshop.folder / "failed" / f"{name}.json"
+    facts: dict[str, Any] = {"name": name}
     try:
+        facts |= job.settings()
         folder = _train(job, name, sealed, workshop, observer)
     except Exception as error:  # whatever it is, the others go on
-        write_json(note, {"name": name, **job.settings(), "error": f"{type(error).__name__}: {error}"})
+        write_json(note, {**facts, "error": f"{type(error).__name__}: {error}"})
         return Outcome(job, None, str(error))
     note.unlink(missing_ok=True)
     return Outcome(job, folder)

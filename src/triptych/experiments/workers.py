@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -73,7 +73,8 @@ def _begin(
     torch.set_num_threads(threads)
     keep_freed_memory()
     for module in modules:  # whose models this process is to know as well
-        import_module(module)
+        with suppress(ImportError):  # made where nothing finds it; a training that needs it will say so
+            import_module(module)
     if begin is not None:
         begin(*given)
 

@@ -22,7 +22,7 @@ def outside_modules() -> list[str]:
 def outside_code(model: str, attached: Iterable[str]) -> str | None:
     """Hash the files that define a model and plug-ins outside the library; None for what belongs to it.
 
-    The library's own code is known by its version.
+    Of a module, only its own file is looked at; of what is made in a notebook, nothing.
     """
     entries = [model_entry(model), *(plugin_entry(name) for name in attached)]
     modules = {entry.code.__module__ for entry in entries if not is_own(entry.code)}
