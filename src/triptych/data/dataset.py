@@ -92,6 +92,30 @@ class Dataset:
         return cls(name, interactions, pl.DataFrame({"item_id": interactions.items.ids}))
 
     @classmethod
+    def from_tables(
+        cls, name: str, interactions: Any, items: Any = None, features: Mapping[str, Any] | None = None
+    ) -> Dataset:
+        """Make a data set of what is in memory: frames of polars or pandas, or dicts of columns.
+
+        Args:
+            name: how reports call it.
+            interactions: columns `user_id` and `item_id`, and perhaps `rating`, `timestamp` (numbers or
+                datetime64) and `label` (0 train, 1 valid, 2 test). Of a pair that repeats the first is kept.
+            items: a column `item_id`, and whatever else is known, such as `title`; items that nobody chose
+                are left out.
+            features: modality -> matrix with a row for each of `items`, in their order, or without these for
+                each of the sorted item ids. A row that is NaN throughout is a missing one.
+
+        Raises:
+            DataError: a column is missing or unknown, an item is listed twice or not at all, a value is no
+                finite number.
+            ShapeError: columns, or features and items, differ in length.
+        """
+        from triptych.data.in_memory import from_tables
+
+        return from_tables(name, interactions, items, features)
+
+    @classmethod
     def demo(cls, *, seed: int = 7, noise: float | Mapping[str, float] = 0.1) -> Dataset:
         """Generate the built-in shop; see `triptych.data.demo`."""
         from triptych.data.demo import build_shop
