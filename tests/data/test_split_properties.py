@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.data.dataset import Dataset
-from triptych.data.ids import IdMap, index_ids
+from triptych.data.ids import NO_IDS, IdMap, index_ids
 from triptych.data.interactions import LEFT_OUT, TEST, TRAIN, VALID, Interactions, k_core
 from triptych.data.readers import interactions_from_frame
 from triptych.data.split import PARTS, Split
@@ -21,7 +21,9 @@ from triptych.errors import DataError
 
 EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.long)])
 
-TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=4)
+TEXTS = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=4
+).filter(lambda text: text not in NO_IDS)
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
 PLAIN = st.integers(0, 5)
 IDS = st.sampled_from([TEXTS, NUMBERS, PLAIN])

@@ -35,6 +35,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """Gather all that must be the same: weights, moments, generators, curves, scores and lists; no times."""
     run: Run = load(folder / "run")
     tensors, facts = load_checkpoint(folder / "checkpoints", CHECKPOINT)
+    del facts["progress"]["peak_memory_bytes"]
     for record in facts["progress"]["history"]:
         del record["train_seconds"], record["eval_seconds"]
     users = run.split.data.users.ids.tolist()

@@ -114,7 +114,7 @@ def train(
             wanted="a model that learns by gradient",
             fix="Leave the plug-in out, or choose another model",
         )
-    asked = check_lengths(k, split.n_items)
+    asked = [k] if isinstance(k, int) else k
     lengths = check_lengths([*asked, check_metric(config.metric, split.n_items)], split.n_items)
     masked_in("test", masked)
     restart_peak()  # what this process did before is not this training's
