@@ -120,9 +120,15 @@ def new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterator[
         _flush(path.parent)
 
 
+def home_in(path: str | Path) -> Path:
+    """Read a leading "~" as the home folder, as shells do; "~old" is a name like any other."""
+    path = Path(path)
+    return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
 def _behind_links(path: Path) -> Path:
     """Say what a symbolic link leads to, there or not: it stays, and what is written is written behind it."""
-    path = path.expanduser()
+    path = home_in(path)
     return path.resolve() if path.is_symlink() else path
 
 
@@ -229,7 +235,7 @@ def check_new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Non
         StorageError: `path` is a file, or a folder that is not empty and may not be replaced; or the folder
             that this process works in, which whoever stands in it would lose.
     """
-    path = path.expanduser()
+    path = home_in(path)
     if path.is_dir() and _is_around(path):
         raise StorageError(
             f"{path} is the folder you are in, or around it",

@@ -201,3 +201,6 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     Dataset.from_interactions("d", Interactions.from_ids([1, 1, 2], [1, 2, 3])).save("~/made")
     assert (tmp_path / "made" / MANIFEST).is_file()
     assert Dataset.load("~/made").name == "d"
+    monkeypatch.chdir(tmp_path)
+    Dataset.from_interactions("d", Interactions.from_ids([1, 1, 2], [1, 2, 3])).save("~nobody-of-this-name")
+    assert (tmp_path / "~nobody-of-this-name" / MANIFEST).is_file()

@@ -20,6 +20,7 @@ from triptych.errors import DataError, ShapeError
 from triptych.files import (
     checksums,
     hash_arrays,
+    home_in,
     new_folder,
     open_folder,
     read_arrays,
@@ -238,7 +239,7 @@ class Dataset:
             StorageError: it is no data set, of another schema version, or damaged.
             ConfigError: it does not fit into memory.
         """
-        folder = Path(path).expanduser()
+        folder = home_in(path)
         with open_folder(
             folder, marker=MANIFEST, kind=KIND, version=SCHEMA_VERSION, maker="triptych prepare"
         ) as manifest:

@@ -31,7 +31,7 @@ class Entry:
     @property
     def code(self) -> type:
         """The class that is entered."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say which class it stands for")
 
 
 AnyEntry = TypeVar("AnyEntry", bound=Entry)

@@ -35,6 +35,7 @@ from triptych.evaluation.ranking import (
 )
 from triptych.files import (
     checksums,
+    home_in,
     new_folder,
     only_process,
     open_folder,
@@ -247,7 +248,7 @@ def load(path: str | Path) -> Run:
         StorageError: it is no run, of another schema version, or damaged, or its parts are not of one size.
         ConfigError: it does not fit into memory.
     """
-    folder = Path(path).expanduser()
+    folder = home_in(path)
     with open_folder(folder, marker=RUN, kind=KIND, version=SCHEMA_VERSION, maker="triptych train") as facts:
         require_memory_to_load(folder)
         record = RunRecord.model_validate({name: facts[name] for name in facts if name != "files"})

@@ -15,7 +15,7 @@ from triptych.data.split import Split
 from triptych.device import free_memory, resolve_device
 from triptych.errors import ConfigError, ModelError, StorageError, kind_of
 from triptych.evaluation.ranking import Masked, check_lengths, check_metric, evaluate_ranking, masked_in
-from triptych.files import check_room, only_process
+from triptych.files import check_room, home_in, only_process
 from triptych.memory import limited_to, require_memory, restart_peak
 from triptych.models.base import ModelConfig, ModelInputs, Recommender
 from triptych.models.plugins.base import PluginConfig, create_plugged_in, make_plugin_configs
@@ -97,7 +97,7 @@ def train(
             fix=f"Give config=TrainConfig({of_loop[0]}=...)",
         )
     checkpoint_dir, graph_cache = (
-        None if folder is None else Path(folder).expanduser() for folder in (checkpoint_dir, graph_cache)
+        None if folder is None else home_in(folder) for folder in (checkpoint_dir, graph_cache)
     )
     seed = index(seed)
     if isinstance(model, str):
