@@ -75,5 +75,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def kind_of(value: object) -> str:
-    """Word what was met in the place of something else: "None", "a tuple"."""
-    return "None" if value is None else f"a {type(value).__name__}"
+    """Word what was met in the place of something else: "None", "a tuple", "an int"."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"

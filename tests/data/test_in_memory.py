@@ -63,6 +63,8 @@ def test_all_that_is_known_of_a_pair_is_kept(tmp_path: Path):
         ),
         ((PAIRS, None, {"image": np.array([[1.0, np.nan], [1.0, 1.0]])}), "NaN"),
         (({"user_id": [1, 2], "item_id": [1]},), "lengths"),
+        ((PAIRS, None, {"text": np.array([["red"], ["blue"]])}), "text features hold what is no number"),
+        ((PAIRS, None, {"image": np.array([[1.0], [[2.0]]], dtype=object)}), "what is no number"),
     ],
 )
 def test_what_does_not_fit_is_refused(given, says):

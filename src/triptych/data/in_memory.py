@@ -90,5 +90,13 @@ def _features(modality: str, matrix: Any, n_rows: int, row_of: np.ndarray[Any, A
             wanted=f"({n_rows:,}, columns): a row for each row of the items",
             fix="Give them in the order of the items",
         )
-    values = values[row_of]
+    try:
+        with np.errstate(over="ignore"):
+            values = values[row_of].astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{modality} features hold what is no number ({error})",
+            wanted="a matrix of numbers",
+            fix="Encode pictures, texts and sounds first, as `triptych encode` does",
+        ) from error
     return ItemFeatures.dense(values, ~np.isnan(values).all(axis=1))
