@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 
 from triptych import files
 from triptych.errors import StorageError
+from triptych.files import atomic
 
 
 def names(folder):
@@ -48,7 +49,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch, step):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((files, step) if step == "_flush" else (type(path), step)), full)
+    monkeypatch.setattr(*((atomic, step) if step == "_flush" else (type(path), step)), full)
     with pytest.raises(OSError, match="No space"):
         files.write_json(path, {"new": 1})
     monkeypatch.undo()
@@ -78,7 +79,7 @@ def test_what_cannot_be_moved_into_place_stays_where_it_is(tmp_path, monkeypatch
     def crash(_):
         raise CrashError
 
-    monkeypatch.setattr(files, "_flush", crash)
+    monkeypatch.setattr(atomic, "_flush", crash)
     with pytest.raises(CrashError):
         files.move_into_place(part, path)
     assert (path.read_text(), part.read_text()) == ("old", "new")
@@ -139,7 +140,7 @@ def test_a_crash_while_overwriting_keeps_the_old_folder(tmp_path):
 def test_where_folders_cannot_trade_places_a_failed_last_rename_puts_the_old_one_back(tmp_path, monkeypatch):
     path = tmp_path / "out"
     fill(path, "old")
-    monkeypatch.setattr(files, "_exchange", lambda *_: (path / "no such step").stat())
+    monkeypatch.setattr(atomic, "_exchange", lambda *_: (path / "no such step").stat())
     rename = type(path).replace
     calls = []
 

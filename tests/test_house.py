@@ -64,7 +64,7 @@ def test_only_some_rooms_touch_the_disk():
         "data/",
         "fetch/",
         "encode/cache.py",
-        "files.py",
+        "files/",
         "runs/",
         "training/checkpoint.py",
         "graph/store.py",

@@ -9,11 +9,10 @@ import time
 
 import pytest
 
-from triptych import files
 from triptych.errors import ConfigError, StorageError
 from triptych.fetch.download import Downloaded, download
 from triptych.fetch.web import MAX_WAIT, NetworkError, Trouble, check_url, pause
-from triptych.files import check_room
+from triptych.files import atomic, check_room
 
 DATA = bytes(range(256)) * 3000  # 768,000 bytes: several chunks
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -521,18 +520,18 @@ def test_a_stopped_download_leaves_a_part_only(site, fetch, send, tmp_path):
 
 def test_a_download_that_is_interrupted_when_it_is_whole_is_kept(site, fetch, tmp_path, monkeypatch, send):
     site.answers["/data.bin"] = ranged(send)
-    flush = files._flush
+    flush = atomic._flush
 
     def interrupted(path):
         if path.is_file() and path.stat().st_size == len(DATA):
             raise KeyboardInterrupt
         flush(path)
 
-    monkeypatch.setattr(files, "_flush", interrupted)
+    monkeypatch.setattr(atomic, "_flush", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fetch(sha256=SHA)
     assert names(tmp_path) == ["data.bin.part", "data.bin.part.json"]
-    monkeypatch.setattr(files, "_flush", flush)
+    monkeypatch.setattr(atomic, "_flush", flush)
     assert fetch(sha256=SHA).path.read_bytes() == DATA
     assert len(site.requests) == 1
     assert names(tmp_path) == ["data.bin"]

@@ -25,13 +25,13 @@ import torch._dynamo  # as all below, loaded before the first fork: optimisers a
 from filelock import FileLock  # noqa: F401
 from optuna.storages.journal import JournalFileBackend
 
-from triptych import files
 from triptych.cli.app import run as command
 from triptych.data.demo import build_shop
 from triptych.data.split import Split
 from triptych.experiments.jobs import Workshop
 from triptych.experiments.search import search
 from triptych.experiments.study import SearchPlan
+from triptych.files import atomic
 from triptych.models.registry import models
 from triptych.runs import train
 from triptych.scorer import SCORERS
@@ -89,7 +89,7 @@ class Steps:
         """Begin to count."""
         sys.addaudithook(self.audit)
         self._around(os, "fsync", "fsync")
-        self._around(files, "_exchange", "exchange", after=True)
+        self._around(atomic, "_exchange", "exchange", after=True)
         self._around(JournalFileBackend, "append_logs", "journal", after=True)
         for scorer in SCORERS.values():
             self._around(scorer, "score", "evaluation")

@@ -20,6 +20,7 @@ from triptych import Dataset, files, load
 from triptych.cli.app import run as command
 from triptych.data.dataset import MANIFEST
 from triptych.data.export import MARKER
+from triptych.files import atomic
 
 SOURCE = Path(__file__).parents[2] / "src" / "triptych"
 
@@ -35,7 +36,8 @@ COMMANDS = {"train": TRAIN, "compare": COMPARE, "export": EXPORT, "prepare": PRE
 
 # Who may write without `files.write_atomic`, and why.
 OWN_WRITERS = {
-    "files.py": "the one place",
+    "files/atomic.py": "the one place",
+    "files/locks.py": "says in the lock who holds it",
     "fetch/download.py": "a part of a file, under the name of a part, appended to and checked when whole",
     "data/dataset.py": "called within new_folder",
     "data/export.py": "called within new_folder",
@@ -73,7 +75,7 @@ def writing_calls(node: ast.AST, inside: bool = False) -> Iterator[ast.Call]:
         yield from writing_calls(below, inside)
 
 
-def test_only_files_py_writes_by_itself():
+def test_only_files_writes_by_itself():
     found: dict[str, list[int]] = {}
     for path in sorted(SOURCE.rglob("*.py")):
         lines = [call.lineno for call in writing_calls(ast.parse(path.read_text(encoding="utf-8")))]
@@ -273,16 +275,16 @@ def test_where_folders_cannot_trade_places_a_killed_writer_is_made_good(tmp_path
             return facts["text"]
 
     fill("old")
-    place = files._place_of(tmp_path / "out")
+    place = atomic._place_of(tmp_path / "out")
     place.mkdir()
-    (tmp_path / "out").rename(place / files._OLD)
+    (tmp_path / "out").rename(place / atomic._OLD)
     assert read() == "old"
     assert leftovers(tmp_path) == []
 
     def unknown(*_: object) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr(files, "_exchange", unknown)
+    monkeypatch.setattr(atomic, "_exchange", unknown)
     fill("new")
     assert read() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
