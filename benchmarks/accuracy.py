@@ -87,10 +87,7 @@ GRID: Mapping[str, list[dict[str, Any]]] = {
     "lgmrec": [{"contrast_weight": w} for w in (1e-4, 1e-5, 0.0)],
     "diffmm": [{"batch_size": 1024, "epochs": 50, "contrast_weight": w} for w in (0.1, 0.01)],
     "mgnm": [{"contrast_weight": w} for w in (1e-4, 1e-5, 0.0)],
-    "camgr": [
-        {"n_neighbors": 20, "lr_decay": 0.96, "reg_weight": w, "refinement": refinement}
-        for w, refinement in ((1e-4, "printed"), (1e-4, "unscaled"), (1e-2, "unscaled"))
-    ],
+    "camgr": [{"n_neighbors": 20, "lr_decay": 0.96, "reg_weight": w} for w in (1e-4, 1e-2, 0.1, 1.0)],
     "sand": [
         {"learning_rate": 1e-4, "align_weight": a, "distance_weight": b, "align_pool": "batch", "distance": d}
         | {"club_inner_steps": 5, "club_learning_rate": 1e-3}
