@@ -23,7 +23,8 @@ from triptych.models.base import ModelInputs
 from triptych.models.registry import create_model, make_config, model_entry
 from triptych.scorer import EmbeddingScorer
 from triptych.training.config import TrainConfig
-from triptych.training.trainer import EpochRecord, Observer, Trainer, isolated_rng
+from triptych.training.observer import EpochRecord, Observer
+from triptych.training.trainer import Trainer, isolated_rng
 
 BATCH_SIZE, DIM = 2_048, 64
 MODELS = ("lightgcn", "freedom")

@@ -34,8 +34,9 @@ from triptych.models.base import ModelInputs, Triplets
 from triptych.models.registry import create_model, make_config, model_entry
 from triptych.scorer import Scorer
 from triptych.training.config import TrainConfig
+from triptych.training.observer import EpochRecord, Observer
 from triptych.training.sampler import TripletSampler
-from triptych.training.trainer import EpochRecord, Observer, Trainer, isolated_rng
+from triptych.training.trainer import Trainer, isolated_rng
 
 ROUNDS = 1
 MODELS = ("lattice", "micro", "sand", "diffmm")

@@ -11,8 +11,7 @@ import pytest
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.runs import RunRecord, train
-from triptych.runs.trackers import (
-    Observers,
+from triptych.runs.tracking import (
     Tracker,
     Tracking,
     epoch_figures,
@@ -20,8 +19,8 @@ from triptych.runs.trackers import (
     settings_of,
 )
 from triptych.testing import toy_dataset
+from triptych.training.observer import EpochRecord, Observer, Observers
 from triptych.training.recipe import find_recipe
-from triptych.training.trainer import EpochRecord, Observer
 
 KILLED_AFTER = 5  # epochs, with a checkpoint at every second
 RECIPE = find_recipe("lightgcn").with_settings(
@@ -149,13 +148,18 @@ def test_mlflow_finds_a_run_whose_folder_no_filter_could_name(tmp_path: Path):
     assert run.info.status == "FINISHED"
 
 
-def test_a_curve_of_another_run_is_not_replaced(tmp_path: Path):
-    place = f"jsonl={tmp_path / 'logs'}"
+@pytest.mark.parametrize("kind", ["jsonl", "tensorboard"])
+def test_a_curve_of_another_run_is_not_replaced(tmp_path: Path, kind: str):
+    def kept() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in (tmp_path / "logs").rglob("*") if file.is_file()}
+
+    place = f"{kind}={tmp_path / 'logs'}"
     assert track(tmp_path / "one", [place]) is not None
-    told = (tmp_path / "logs" / "run.jsonl").read_bytes()
+    told = kept()
+    assert told
     with pytest.raises(ConfigError, match=r"holds the curve of .*one"):
         track(tmp_path / "two", [place])
-    assert (tmp_path / "logs" / "run.jsonl").read_bytes() == told
+    assert kept() == told
 
 
 def test_a_training_anew_replaces_the_curve(tmp_path: Path):

@@ -37,8 +37,9 @@ from triptych.runs import train
 from triptych.scorer import SCORERS
 from triptych.testing import checkerboard
 from triptych.training.config import TrainConfig
+from triptych.training.observer import Observer
 from triptych.training.space import SearchSpace
-from triptych.training.trainer import CHECKPOINT, Observer
+from triptych.training.trainer import CHECKPOINT
 
 CHANGES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod"}
 REFUSABLE = {"open", "os.rename", "os.mkdir", "fsync", "write", "exchange"}

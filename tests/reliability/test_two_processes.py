@@ -24,12 +24,11 @@ from triptych.errors import StorageError
 from triptych.experiments import search
 from triptych.files import only_process, read_json
 from triptych.models.ials import IALS
-from triptych.runs.trackers import Observers
 from triptych.scorer import EmbeddingScorer
 from triptych.testing import checkerboard
 from triptych.training.config import TrainConfig
+from triptych.training.observer import EpochRecord, Observer, Observers
 from triptych.training.signals import DeferredSignals
-from triptych.training.trainer import EpochRecord, Observer
 
 HOLD = """
 import sys

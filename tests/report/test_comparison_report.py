@@ -33,8 +33,8 @@ from triptych.report.comparison import (
 from triptych.report.page import in_words
 from triptych.runs import RunRecord
 from triptych.testing import toy_dataset
+from triptych.training.observer import EpochRecord
 from triptych.training.recipe import Recipe
-from triptych.training.trainer import EpochRecord
 
 HOSTILE = """<script>alert("x")</script> & 'q' $x_1$ {{ 7 * 7 }} url(#a) 日本"""
 

@@ -16,7 +16,7 @@ from triptych.errors import StorageError
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.report.demo import SPARSE_AT_MOST, TRAINING, run_demo, sparse_test
 from triptych.runs import load, train
-from triptych.training.trainer import Observer
+from triptych.training.observer import Observer
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from torch import nn
 from triptych.models.base import Embeddings, ModelConfig, ModelInputs, Recommender, Step, Triplets
 from triptych.testing import checkerboard
 from triptych.training.config import TrainConfig
+from triptych.training.observer import Observer
 from triptych.training.sampler import TripletSampler
-from triptych.training.trainer import Observer, Trainer
+from triptych.training.trainer import Trainer
 
 
 class Solved(Recommender):

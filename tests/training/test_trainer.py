@@ -24,8 +24,9 @@ from triptych.models.registry import create_model, make_config, model_entry
 from triptych.runs import train
 from triptych.testing import checkerboard, toy_dataset
 from triptych.training.config import TrainConfig
+from triptych.training.observer import Observer
 from triptych.training.sampler import TripletSampler
-from triptych.training.trainer import Observer, Trainer, isolated_rng
+from triptych.training.trainer import Trainer, isolated_rng
 
 CPU = torch.device("cpu")
 
@@ -236,7 +237,7 @@ from triptych.models.lightgcn import LightGCNConfig
 from triptych.runs import train
 from triptych.testing import checkerboard
 from triptych.training.config import TrainConfig
-from triptych.training.trainer import Observer
+from triptych.training.observer import Observer
 import torch
 torch.set_num_threads(1)
 class Slow(Observer):

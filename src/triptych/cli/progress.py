@@ -22,7 +22,7 @@ from triptych.encode.run import Encoded
 from triptych.experiments.jobs import Job, Outcome
 from triptych.experiments.search import SearchTrial
 from triptych.preparation import ContentObserver
-from triptych.training.trainer import EpochRecord, Observer
+from triptych.training.observer import EpochRecord, Observer
 
 _BARS = "▁▂▃▄▅▆▇█"
 

@@ -88,7 +88,8 @@ def train(
     from triptych.runs import RUN
     from triptych.runs import train as train_run
     from triptych.runs.run import checkpoints_of
-    from triptych.runs.trackers import Observers, Tracking, make_trackers, settings_of
+    from triptych.runs.tracking import Tracking, make_trackers, settings_of
+    from triptych.training.observer import Observers
     from triptych.training.recipe import find_recipe, parse_settings
     from triptych.training.trainer import CHECKPOINT
 

@@ -25,8 +25,8 @@ from triptych.experiments.jobs import Job, Outcome, Workshop, run_jobs
 from triptych.files import only_process
 from triptych.runs import Run, RunRecord, load, open_test
 from triptych.runs.beyond import measure_beyond
+from triptych.training.observer import Observer
 from triptych.training.recipe import Recipe
-from triptych.training.trainer import Observer
 
 
 @dataclass(frozen=True)

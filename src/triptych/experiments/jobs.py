@@ -28,8 +28,9 @@ from triptych.experiments.workers import worker_processes
 from triptych.files import hash_arrays, only_process, write_json
 from triptych.models.extensions import outside_code
 from triptych.runs import RUN, Run, train
+from triptych.training.observer import Observer
 from triptych.training.recipe import Recipe
-from triptych.training.trainer import CHECKPOINT, Observer
+from triptych.training.trainer import CHECKPOINT
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from triptych.experiments.comparison import ComparisonResult, Spread, compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
 from triptych.experiments.plans import PaperPlan, published
 from triptych.runs import RUN, load, train
+from triptych.training.observer import Observer
 from triptych.training.recipe import Recipe
-from triptych.training.trainer import Observer
 
 
 class ReproducedFigure(BaseModel):

@@ -22,8 +22,8 @@ from triptych.experiments.jobs import Job, Workshop, drop_checkpoints, job_lock,
 from triptych.experiments.study import Points, SearchPlan, note_failure
 from triptych.experiments.workers import worker_processes
 from triptych.files import write_json, write_text
+from triptych.training.observer import EpochRecord, Observer
 from triptych.training.recipe import Recipe
-from triptych.training.trainer import EpochRecord, Observer
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -20,8 +20,8 @@ from triptych.errors import ConfigError
 from triptych.evaluation.ranking import Masked
 from triptych.experiments.comparison import ComparisonResult, compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
+from triptych.training.observer import Observer
 from triptych.training.recipe import Recipe
-from triptych.training.trainer import Observer
 
 
 class Agreement(BaseModel):

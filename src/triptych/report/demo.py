@@ -21,7 +21,7 @@ from triptych.files import new_folder
 from triptych.report.page import ShownItem, write_demo_page
 from triptych.runs import Run, train
 from triptych.training.config import TrainConfig
-from triptych.training.trainer import Observer
+from triptych.training.observer import Observer
 
 MODELS = ("lightgcn", "vbpr", "freedom")
 TRAINING = TrainConfig(batch_size=256, learning_rate=2e-3, patience=15, epochs=200)

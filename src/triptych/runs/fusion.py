@@ -32,7 +32,8 @@ from triptych.memory import free_bytes, require_memory
 from triptych.runs.record import RunRecord, current_versions
 from triptych.runs.run import Run, open_test
 from triptych.scorer import FusedScorer, Normalisation
-from triptych.training.trainer import EpochRecord, peak_memory_bytes
+from triptych.training.observer import EpochRecord
+from triptych.training.trainer import peak_memory_bytes
 
 _FIRST_STEP, _LAST_STEP = 1 / 2, 1 / 32
 """Of the search: the largest and the smallest share that is moved from one part to another."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from triptych.training.trainer import EpochRecord
+from triptych.training.observer import EpochRecord
 
 KIND = "run"
 SCHEMA_VERSION = 1

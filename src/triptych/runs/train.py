@@ -23,8 +23,9 @@ from triptych.models.registry import make_config, model_entry, model_entry_of
 from triptych.runs.record import RunRecord, current_versions
 from triptych.runs.run import Run, open_test
 from triptych.training.config import TrainConfig
+from triptych.training.observer import Observer
 from triptych.training.sampler import TripletSampler
-from triptych.training.trainer import Observer, Trainer, isolated_rng
+from triptych.training.trainer import Trainer, isolated_rng
 
 
 def train(

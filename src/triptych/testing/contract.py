@@ -26,8 +26,9 @@ from triptych.runs import Run, load, train
 from triptych.testing.data import checkerboard, toy_dataset
 from triptych.testing.hard_data import hard_splits, hopeless_splits
 from triptych.training.config import TrainConfig
+from triptych.training.observer import EpochRecord, Observer
 from triptych.training.sampler import TripletSampler
-from triptych.training.trainer import EpochRecord, Observer, isolated_rng
+from triptych.training.trainer import isolated_rng
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from triptych.models.contract import check_groups, check_scorer, check_steps, to
 from triptych.scorer import Scorer
 from triptych.training.checkpoint import Tensors, flatten, load_checkpoint, save_checkpoint, unflatten
 from triptych.training.config import TrainConfig
+from triptych.training.observer import EpochRecord, Observer
 from triptych.training.optimizers import Adam, RowAdam
 from triptych.training.sampler import TripletSampler
 from triptych.training.signals import DeferredSignals
@@ -36,43 +37,6 @@ _BYTES_PER_PAIR = 32
 """Of a training pair in an epoch: place, user, item, sampled item."""
 _RUNTIME = 48 << 20
 """What libraries take for themselves once they compute."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch did.
-
-    Args:
-        epoch: counted from 1.
-        losses: mean of each named term over the epoch's steps.
-        valid: validation metrics, if this epoch was evaluated.
-        best: whether it is the best so far.
-        train_seconds: wall time of the epoch without evaluation.
-        eval_seconds: wall time of the evaluation.
-    """
-
-    epoch: int
-    losses: dict[str, float]
-    valid: dict[str, float] | None
-    best: bool
-    train_seconds: float
-    eval_seconds: float
-
-
-class Observer:
-    """Is told how training goes; the base class does nothing with it."""
-
-    def on_resume(self, history: Sequence[EpochRecord]) -> None:
-        """Hear that a training goes on, and of the epochs that are behind it."""
-
-    def on_batch(self, epoch: int, done: int, n_batches: int) -> None:
-        """Hear that a batch is done."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Hear that an epoch is done."""
-
-    def on_stopping(self, epoch: int) -> None:
-        """Hear that a stop was asked for; it comes once this epoch is saved, or when asked again."""
 
 
 @dataclass
