@@ -32,6 +32,8 @@ from triptych.training.trainer import isolated_rng
 
 CPU = torch.device("cpu")
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
 
 class ScoringContract:
     """What holds for any model, however it comes to its scores; for closed forms it is the whole contract.
@@ -122,6 +124,18 @@ class ScoringContract:
     def test_learns_the_planted_answer(self, board: Split, trained: Run) -> None:
         found = evaluate_ranking(trained.scorer, board, "test", (1,), masked="train+valid").mean()
         assert found["recall@1"] >= self.reached
+
+    @needs_gpu
+    def test_learns_on_a_gpu_and_answers_on_any_machine(self, board: Split, tmp_path: Path) -> None:
+        run = train(
+            self.config, board, plugins=self.plugins, seed=3, config=self.training, device="cuda", k=(1, 2)
+        )
+        found = evaluate_ranking(run.scorer, board, "test", (1,), masked="train+valid").mean()
+        assert found["recall@1"] >= self.reached
+        assert run.record.peak_memory_bytes > 0
+        run.save(tmp_path / "run")
+        (here,), (there,) = load(tmp_path / "run").recommend([0], k=3), run.recommend([0], k=3)
+        assert here.items[0].item_id == there.items[0].item_id
 
     def test_same_seed_same_bytes(self, toy: Split) -> None:
         first, again = (self.briefly(toy, seed=1) for _ in range(2))
@@ -273,6 +287,14 @@ class RecommenderContract(ScoringContract):
         assert users.shape[1] == items.shape[1]
         assert users.isfinite().all()
         assert items.isfinite().all()
+
+    @needs_gpu
+    def test_embeddings_are_the_same_on_a_gpu(self, toy: Split) -> None:
+        model = self.build(toy).eval()
+        here = model.embeddings()
+        there = model.to("cuda").embeddings()
+        for cpu, cuda in zip(here, there, strict=True):
+            torch.testing.assert_close(cuda.cpu(), cpu, atol=1e-4, rtol=1e-4)
 
     def test_embeddings_in_eval_mode_change_nothing(self, toy: Split) -> None:
         model = self.build(toy)
