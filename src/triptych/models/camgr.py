@@ -93,7 +93,7 @@ class CAmgrConfig(ContentConfig):
     """alpha1; of 0.001 ... 0.1 the paper finds 0.01 best everywhere."""
     temperature: float = Field(0.2, gt=0)
     """tau, what similarities are divided by in the contrast."""
-    reg_weight: float = Field(1e-4, ge=0)
+    reg_weight: float = Field(0.1, ge=0)
     """alpha2, of half the squares of the batch's final vectors, per training pair; not given in the paper."""
 
 
