@@ -16,6 +16,7 @@ from triptych.cli import (  # noqa: F401  their functions enter the application
     demo,
     evaluation,
     experiments,
+    export,
     fetch,
     listing,
     reproduction,
