@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from triptych.cli.app import run
-from triptych.cli.base import folder_name
+from triptych.cli.base import app, folder_name
+from triptych.cli.menu import PANELS
 from triptych.cli.output import print_facts
 from triptych.cli.progress import sparkline
 from triptych.data.dataset import Dataset
@@ -355,10 +356,19 @@ def test_divergence_is_a_failure_with_its_own_status(call, prepared: Path, tmp_p
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["demo", "prepare", "describe", "train", "evaluate", "recommend", "similar", "models", "doctor"],
-)
+def test_help_names_every_command_under_one_heading(call):
+    known = [app_command.name or app_command.callback.__name__ for app_command in app.registered_commands]
+    known += [group.name for group in app.registered_groups]
+    named = [name for names in PANELS.values() for name in names]
+    assert sorted(named) == sorted(known)
+    shown = call("--help").stdout
+    places = []
+    for heading, names in PANELS.items():
+        places += [shown.index(f"─ {heading} ─"), *(shown.index(f"│ {name} ") for name in names)]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("command", [name for names in PANELS.values() for name in names if name != "data"])
 def test_every_command_has_help_with_an_example(call, command: str):
     shown = call(command, "--help")
     assert shown.status == 0

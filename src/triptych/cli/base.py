@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from triptych.cli.menu import Menu
 from triptych.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from triptych.evaluation.ranking import Masked
 
 app = typer.Typer(
+    cls=Menu,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
