@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup      ## build the built-in shop, train three models on it, write demo/index.html
 	$(BIN)/triptych demo --out demo --overwrite
 
-test: setup      ## the default tests: under ten minutes on two cores, no network, no GPU
+test: setup      ## the default tests: some ten minutes on two cores, no network, no GPU
 	$(BIN)/pytest -n 2
 
 test-long: setup ## the long forms: many seeds, many examples

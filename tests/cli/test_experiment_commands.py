@@ -172,8 +172,8 @@ def test_data_without_times_are_refused_before_anything_is_trained(tmp_path: Pat
     assert not (tmp_path / "e").exists()
 
 
-def test_reproduce_draws_a_figure(tmp_path: Path, capsys):
-    Dataset.demo().save(tmp_path / "shop")
+def test_reproduce_draws_a_figure(shop: Dataset, tmp_path: Path, capsys):
+    shop.save(tmp_path / "shop")
     listed = answer(capsys, "reproduce", "msi")["figures"]
     assert [figure["figure"] for figure in listed] == ["4", "5", "6"]
     command = ["reproduce", "msi", "--figure", 4, "--data", f"baby={tmp_path / 'shop'}", "--device", "cpu", "--dry-run",
@@ -209,8 +209,8 @@ def test_search_writes_a_recipe_of_the_best(data: Path, tmp_path: Path, capsys):
     assert "3 trials" in capsys.readouterr().out
 
 
-def test_reproduce_lists_estimates_and_trains(tmp_path: Path, capsys):
-    Dataset.demo().save(tmp_path / "shop")
+def test_reproduce_lists_estimates_and_trains(shop: Dataset, tmp_path: Path, capsys):
+    shop.save(tmp_path / "shop")
     assert "2" in {table["table"] for table in answer(capsys, "reproduce", "sand")["tables"]}
     command = ["reproduce", "sand", 2, "--data", f"baby={tmp_path / 'shop'}", "--row", "MF-BPR", "--device", "cpu",
                "--out", tmp_path / "e"]  # fmt: skip

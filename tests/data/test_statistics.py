@@ -81,8 +81,8 @@ def test_what_is_not_there_is_none():
     assert facts["missing"] == {"modalities": {}, "items_without_any": 2}
 
 
-def test_facts_are_plain_json():
-    for data in (toy(), Dataset.demo(), Dataset.from_interactions("one", bought([1]))):
+def test_facts_are_plain_json(shop: Dataset):
+    for data in (toy(), shop, Dataset.from_interactions("one", bought([1]))):
         facts = describe(data)
         assert json.loads(json.dumps(facts, allow_nan=False)) == facts
         assert describe(data) == facts
@@ -337,17 +337,16 @@ def test_neighbors_against_the_whole_matrix(seed):
             assert near["similarity"] == pytest.approx(unit[item] @ unit[near["item_id"]])
 
 
-def test_the_seed_chooses_the_examples_and_modalities_share_them():
-    data = Dataset.demo()
+def test_the_seed_chooses_the_examples_and_modalities_share_them(shop: Dataset):
     chosen = {
         seed: {name: [example["item_id"] for example in near["examples"]] for name, near in found.items()}
         for seed in range(3)
-        for found in [neighbors(data, n_examples=4, n_neighbors=1, seed=seed)]
+        for found in [neighbors(shop, n_examples=4, n_neighbors=1, seed=seed)]
     }
     assert len({tuple(lists["image"]) for lists in chosen.values()}) == 3
     for lists in chosen.values():
         assert len(set(lists["image"]) & set(lists["text"])) >= 2
-    without = [{k: v for k, v in describe(data, seed=s).items() if k != "neighbors"} for s in (0, 1)]
+    without = [{k: v for k, v in describe(shop, seed=s).items() if k != "neighbors"} for s in (0, 1)]
     assert without[0] == without[1]
 
 

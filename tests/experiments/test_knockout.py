@@ -228,6 +228,7 @@ COMMAND = ["knockout", "vbpr", "--seeds", "2", "--kind", "shuffled", "--modality
            "--threads", "1"]  # fmt: skip
 
 
+@pytest.mark.long  # kills of other experiments are in test_jobs.py
 def test_killed_with_two_workers_nothing_is_lost_or_done_twice(split: Split, tmp_path: Path):
     split.data.save(tmp_path / "toy")
     folder = tmp_path / "e"

@@ -456,10 +456,8 @@ def test_an_encoding_is_one_of_texts(tmp_path, encoding):
         make(write(tmp_path / "in", sales__csv=SALES) / "sales.csv", encoding=encoding)
 
 
-def test_all_files_of_a_data_set_can_be_read_by_others(tmp_path):
-    from triptych.data.dataset import Dataset
-
-    Dataset.demo().save(tmp_path / "data")
+def test_all_files_of_a_data_set_can_be_read_by_others(shop, tmp_path):
+    shop.save(tmp_path / "data")
     modes = {
         path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "data").rglob("*") if path.is_file()
     }

@@ -66,9 +66,9 @@ LONG = pytest.mark.long
 @pytest.mark.parametrize(
     "model", ["freedom", *(pytest.param(name, marks=LONG) for name in ("lightgcn", "ials", "ease"))]
 )
-def test_another_number_of_threads_stays_near(board: Split, model: str):
+def test_another_number_of_threads_stays_near(board: Split, shop: Dataset, model: str):
     settings = {} if model == "ease" else {"embedding_dim": 8}
-    split = Split.by_ratio(Dataset.demo(), rng=0)  # large enough that torch parts the work
+    split = Split.by_ratio(shop, rng=0)  # large enough that torch parts the work
     before, runs = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 2):
