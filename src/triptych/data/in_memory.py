@@ -92,7 +92,7 @@ def _features(modality: str, matrix: Any, n_rows: int, row_of: np.ndarray[Any, A
         )
     try:
         with np.errstate(over="ignore"):
-            values = values[row_of].astype(np.float32)
+            values = values[row_of].astype(np.float32, copy=False)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{modality} features hold what is no number ({error})",

@@ -30,8 +30,8 @@ Of its figures, Recall@20 and NDCG@20 on Baby can hardly both be right.
 
 As printed, M is much the same for all nodes at first: to content in rows of length 0.02 the maps of eq. 15-23
 add biases of length 0.6 (of which nothing is printed), and LN hides how little is left. With MGCN's alpha2 of
-1e-4 the best epoch on Tiktok and Baby is then one that ranks by popularity, whatever `refinement` is. With
-0.1, which validation prefers on both, more is learned (docs/results.md).
+1e-4 the best epoch on Tiktok and Baby is then hardly better than a ranking by popularity, on Tiktok with
+either `refinement`. With 0.1, which validation prefers on both, more is learned (docs/results.md).
 
 Beyond the paper: any modalities by name. The one that asks is `query_modality`; each of the others answers
 in an attention of its own, and results are averaged; one alone asks itself. What a node lacks is zero

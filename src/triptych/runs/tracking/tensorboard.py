@@ -31,7 +31,7 @@ class TensorBoard(Tracker):
         require("track", "tensorboard")
         self._folder = Path(place) / run.name
         if (self._folder / _OWNER).is_file():
-            self.refuse_another(self._folder, (self._folder / _OWNER).read_text(encoding="utf-8"))
+            self.refuse_another(self._folder, (self._folder / _OWNER).read_text("utf-8", "replace"))
         self._settings: Mapping[str, Any] = {}
         self._writer: SummaryWriter | None = None
 
