@@ -46,3 +46,8 @@ def test_a_pattern_that_cannot_be_read_is_refused(pattern):
 def test_an_unknown_column_is_named_with_its_nearest():
     with pytest.raises(ConfigError, match=r"names the column 'titel'.*Did you mean 'title'"):
         TextTemplate("{titel}").fill(TABLE)
+
+
+def test_markup_of_descriptions_is_not_encoded():
+    table = pl.DataFrame({"title": ["Caf&eacute; set", None], "body": ["<p>Two <b>cups</b></p>", "<p></p>"]})
+    assert TextTemplate("{title}. {body}").fill(table) == ["Café set. Two cups", None]

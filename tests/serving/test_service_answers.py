@@ -150,6 +150,8 @@ def test_a_text_and_a_picture_of_a_known_item_get_its_stored_rows(served):
         rows = contents.encode(texts[item], file.getvalue())
         np.testing.assert_allclose(rows["text"][0], served.data.features["text"].values[item], atol=1e-5)
         np.testing.assert_array_equal(rows["image"][0], served.data.features["image"].values[item])
+        marked = contents.encode(f"<p>{texts[item]}<br></p>", None)
+        np.testing.assert_array_equal(marked["text"], rows["text"])
 
 
 def test_a_new_item_stands_where_the_library_puts_it(served, client):
@@ -187,6 +189,7 @@ def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
 def test_a_new_item_needs_something_that_can_be_encoded(served, client):
     problem(client.post("/items/new"), 422)
     problem(client.post("/items/new", data={"text": "  \0 "}), 422)
+    problem(client.post("/items/new", data={"text": "<p></p>"}), 422)
     assert "no word" in problem(client.post("/items/new", data={"text": "xyzzy"}), 422)["found"]
     problem(client.post("/items/new", files={"picture": b"GIF89a, but no picture"}), 415)
     gif = io.BytesIO()

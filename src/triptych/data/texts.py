@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cached_property
 
 import polars as pl
 
+from triptych.data.markup import without_markup
 from triptych.errors import ConfigError, DataError, nearest
 
 USUAL_COLUMNS = ("title", "brand", "categories", "category", "genres", "description")
@@ -64,7 +64,8 @@ class TextTemplate:
     def fill(self, table: pl.DataFrame) -> list[str | None]:
         """Write the text of each row; None where all columns are empty.
 
-        White space is drawn together, and NUL characters are taken for white space.
+        Markup is taken out, entities are resolved, and white space is drawn together; see
+        `triptych.data.markup`.
 
         Raises:
             ConfigError: the table lacks a column.
@@ -76,7 +77,7 @@ class TextTemplate:
                     wanted="one of " + ", ".join(table.columns),
                     fix=nearest(name, table.columns),
                 )
-        cells = [[_words(cell) for cell in as_text(table[name])] for name in self.columns]
+        cells = [[without_markup(cell or "") for cell in as_text(table[name])] for name in self.columns]
         return [self._write(row) for row in zip(*cells, strict=True)]
 
     def _write(self, cells: tuple[str, ...]) -> str | None:
@@ -115,7 +116,3 @@ def as_text(column: pl.Series) -> pl.Series:
             wanted="texts, numbers or lists of them",
             fix="Convert or drop the column",
         ) from error
-
-
-def _words(cell: str | None) -> str:
-    return re.sub(r"[\s\0]+", " ", cell or "").strip()

@@ -13,6 +13,7 @@ import numpy as np
 
 from triptych.data.dataset import Dataset
 from triptych.data.features import Matrix
+from triptych.data.markup import without_markup
 from triptych.data.texts import TextTemplate
 from triptych.encode.encoder import Encoder
 from triptych.encode.registry import load_encoder
@@ -66,8 +67,8 @@ class NewContents:
                 made, or not by what is installed here; or the picture is none that is taken.
         """
         given: dict[str, bytes] = {}
-        if text and text.strip():
-            given["text"] = text.replace("\0", " ").encode("utf-8", "replace")
+        if text and (words := without_markup(text)):  # as the texts of a data set are read
+            given["text"] = words.encode("utf-8", "replace")
         if picture:
             check_picture(picture)
             given["image"] = picture

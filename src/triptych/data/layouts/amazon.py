@@ -6,7 +6,6 @@ their files after a category. Which of them a file of interactions is from is to
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from triptych.data.layouts.amazon_images import read_image_features
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.python_literals import parse_record
 from triptych.data.lines import COMPRESSIONS, existing, first_lines, read_chunks, read_lines
+from triptych.data.markup import without_markup
 from triptych.data.split import PARTS
 from triptych.errors import DataError
 
@@ -40,9 +40,6 @@ _USER_FIRST = re.compile(rb"A[0-9A-Z]{9,20},[0-9A-Z]{10},[0-9.]+,[0-9]+")
 _ITEM_FIRST = re.compile(rb"[0-9A-Z]{10},A[0-9A-Z]{9,20},[0-9.]+,[0-9]+")
 
 _NAMED_ID = re.compile(rb"""asin["']\s*:\s*u?["']([^"']+)["']""")
-_NO_TEXT = re.compile(
-    r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|</?[a-z][^<>]*>", re.IGNORECASE | re.DOTALL
-)
 _PRICE = re.compile(r"\$?\s*([0-9][0-9,]*(?:\.[0-9]+)?)")
 _PICTURES = ("imageURLHighRes", "imageURL", "image", "imUrl", "images")
 _SIZES = ("hi_res", "large", "thumb")
@@ -331,7 +328,7 @@ def describe(record: Mapping[str, Any]) -> dict[str, str | float | None]:
 
 
 def _joined(value: Any, separator: str = " ", *, distinct: bool = False) -> str | None:
-    texts = [text for part in _strings(value) if (text := _plain(part))]
+    texts = [text for part in _strings(value) if (text := without_markup(_sound(part)))]
     return separator.join(dict.fromkeys(texts) if distinct else texts) or None
 
 
@@ -344,11 +341,6 @@ def _strings(value: Any) -> Iterator[str]:
             yield part
         elif isinstance(part, list | tuple):
             left.extend(reversed(part))
-
-
-def _plain(text: str) -> str:
-    """Take out markup, and what is between the tags of scripts and styles."""
-    return " ".join(_NO_TEXT.sub(" ", html.unescape(_sound(text))).split())
 
 
 def _sound(text: str) -> str:
