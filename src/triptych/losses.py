@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from triptych.unit import unit_rows
+
 _BLOCK = {False: 1 << 21, True: 1 << 28}
 """Bytes of products held at once: 2 MiB, which a core's cache holds; 256 MiB on a GPU."""
 _ROWS = {False: 256, True: 64}
@@ -82,7 +84,7 @@ def info_nce(
     if not len(anchor):
         return (anchor.sum() + other.sum()) * 0.0
     if cosine:
-        anchor, other = F.normalize(anchor, dim=1), F.normalize(other, dim=1)
+        anchor, other = unit_rows(anchor), unit_rows(other)
     chosen = other[: len(anchor)] if partner is None else other.index_select(0, partner)
     candidates, itself = (torch.cat([other, anchor]), len(other)) if within else (other, None)
     negatives = mean_log_sum_exp(anchor, candidates, 1 / temperature, skip=itself)  # partners are among them

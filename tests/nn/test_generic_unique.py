@@ -287,6 +287,33 @@ def test_fitting_is_the_likelihood_of_halves_as_they_were():
     assert len(list(steps)) == 1
 
 
+def test_fits_to_some_rows_take_turns_in_an_order_of_chance():
+    separation, parts = make(1, club_rows=3, club_inner_steps=5)
+    generic, unique = (
+        parts[0]["rows"][having(0)].detach().split(D, dim=1)
+    )  # 7 rows: two shares, one left over
+    mean, log_variance = separation.clubs[0](unique)
+    of_rows = (((generic - mean) ** 2 / log_variance.exp() + log_variance).sum(1) / 2).tolist()
+    means = {rows: sum(of_rows[i] for i in rows) / 3 for rows in combinations(range(len(of_rows)), 3)}
+
+    def rows_of(loss: torch.Tensor) -> set[int]:
+        (rows,) = (rows for rows, mean in means.items() if abs(mean - loss.item()) < 1e-9)
+        return set(rows)
+
+    turns = [rows_of(step["fit_image"]) for step in separation.fits(parts)]
+    assert turns[0].isdisjoint(turns[1])
+    assert turns == [turns[0], turns[1]] * 2 + [turns[0]]
+    orders = {frozenset(rows_of(next(separation.fits(parts))["fit_image"])) for _ in range(20)}
+    assert len(orders) > 5
+
+
+def test_fits_to_no_fewer_rows_than_there_are_take_all():
+    few, parts = make(2, club_rows=7, club_inner_steps=2)
+    every = Separation(SeparationSettings(), few.names, list(few.present), [D] * 2).double()
+    every.load_state_dict(few.state_dict())
+    torch.testing.assert_close(next(few.fits(parts)), next(every.fits(parts)))
+
+
 @pytest.mark.parametrize("anchor", ["first", "second"])
 @pytest.mark.parametrize("n_modalities", [1, 2, 3])
 def test_the_official_error_fits_other_pairs_than_are_bounded(n_modalities: int, anchor):

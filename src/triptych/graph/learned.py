@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from triptych.graph.neighbors import nearest_neighbors
 from triptych.graph.sparse import SparseGraph
 from triptych.graph.weighted import edge_dots, spmm_weighted
+from triptych.unit import unit_rows
 
 
 class LearnedGraph(NamedTuple):
@@ -75,7 +75,7 @@ def neighbor_graph(vectors: Tensor, n_neighbors: int, known: Tensor) -> LearnedG
         return LearnedGraph(graph, vectors.new_empty(0))
     precision = torch.promote_types(vectors.dtype, torch.float32)
     with torch.autocast(vectors.device.type, enabled=False):
-        unit = F.normalize(vectors.to(precision), dim=1)
+        unit = unit_rows(vectors.to(precision))
         with torch.no_grad():
             # What is not finite is to be reported as the loss it leads to.
             nearest, cosines = nearest_neighbors(unit.nan_to_num(), n_neighbors, known)

@@ -54,6 +54,7 @@ from triptych.nn.content import FeatureBank
 from triptych.nn.diffusion import Diffusion, noise_schedule
 from triptych.nn.embedding import NodeEmbedding, take_rows
 from triptych.scorer import Embeddings
+from triptych.unit import unit_rows
 
 
 class DiffMMConfig(ContentConfig):
@@ -161,7 +162,7 @@ class DiffMM(Recommender):
         return {"main": Group(main), "diffusion": Group(list(self.diffusions.parameters()))}
 
     def modality_embeddings(self) -> dict[str, Tensor]:
-        return dict(zip(self.modalities, F.normalize(self._contents(), dim=2), strict=True))
+        return dict(zip(self.modalities, unit_rows(self._contents()), strict=True))
 
     def _diffusion_steps(self) -> Iterator[Step]:
         with torch.no_grad():  # neither changes during this phase
@@ -184,7 +185,7 @@ class DiffMM(Recommender):
     def _embed(self, *, with_views: bool) -> list[Embeddings]:
         """Give Z, and V_m of every modality if they are wanted."""
         items, dim = self.nodes.ego.items, self.config.embedding_dim
-        contents = F.normalize(self._contents(), dim=2)  # (M, I, D)
+        contents = unit_rows(self._contents())  # (M, I, D)
         shares = self.modality_weights.softmax(dim=0)
         # As s sums to one, the sums of s_m a_m and s_m b_m are one product each with the mean content.
         told = spmm(self.adj, self._below_users((shares[:, None, None] * contents).sum(dim=0)))
@@ -198,7 +199,7 @@ class DiffMM(Recommender):
             views += view
         smooth = propagate(self.adj, torch.cat([main, *views], dim=1), self.config.n_layers, combine="sum")
         last, *views = smooth.split(dim, dim=1)
-        last = last + self.config.residual_weight * F.normalize(main)
+        last = last + self.config.residual_weight * unit_rows(main)
         return [self.nodes.split(nodes) for nodes in (last, *views)]
 
     def _below_users(self, *columns: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ from triptych.models.registry import register
 from triptych.nn.content import FeatureBank, Projector
 from triptych.nn.embedding import NodeEmbedding, take_rows
 from triptych.scorer import Embeddings
+from triptych.unit import unit_rows
 
 
 class GRCNConfig(ContentConfig):
@@ -124,12 +125,12 @@ class GRCN(Recommender):
         """Give the unit vectors of users and items in one modality: (U, D) preferences -> (N, D)."""
         present = self.features.present(modality)
         hidden = F.leaky_relu(self.project(modality, self.features.rows(modality)))
-        items = F.normalize(hidden.to(preference.dtype)) * present[:, None]  # autocast projects in bfloat16
-        users = F.normalize(preference)
+        items = unit_rows(hidden.to(preference.dtype)) * present[:, None]  # autocast projects in bfloat16
+        users = unit_rows(preference)
         if self.config.routing == "paper":
             for _ in range(self.config.n_routings):
                 attention = segment_softmax(self.choices, edge_dots(self.choices, users, items))
-                users = F.normalize(users + spmm_weighted(self.choices, attention, items))
+                users = unit_rows(users + spmm_weighted(self.choices, attention, items))
         return torch.cat([users, items])
 
     def _ids(self, weights: list[Tensor]) -> Tensor:
@@ -137,6 +138,6 @@ class GRCN(Recommender):
         weight = torch.stack(weights).amax(dim=0)
         if self.config.pruning:
             weight = weight.relu()
-        ids = F.normalize(self.nodes.weight)
+        ids = unit_rows(self.nodes.weight)
         once = spmm_weighted(self.adj, weight, ids)
         return ids + once + spmm_weighted(self.adj, weight, once)

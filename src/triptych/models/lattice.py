@@ -35,7 +35,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from triptych.graph.learned import LearnedGraph, propagate_sum
 from triptych.graph.sparse import SparseGraph, propagate
@@ -55,6 +54,7 @@ from triptych.nn.content_graphs import ContentGraphs, ContentGraphSettings
 from triptych.nn.embedding import NodeEmbedding
 from triptych.nn.fusion import masked_softmax
 from triptych.scorer import Embeddings
+from triptych.unit import unit_rows
 
 
 class LATTICEConfig(ContentConfig, ContentGraphSettings):
@@ -96,7 +96,7 @@ class LATTICE(Recommender):
     def embeddings(self) -> Embeddings:
         users, items = self.nodes.split(propagate(self.adj, self.nodes.weight, self.config.n_layers))
         alike = propagate_sum(self.item_graph(), self.nodes.ego.items, self.config.n_item_layers)
-        return Embeddings(users, items + F.normalize(alike))
+        return Embeddings(users, items + unit_rows(alike))
 
     def loss(self, batch: Triplets) -> Losses:
         rows = batch_rows(self.embeddings(), batch)

@@ -20,7 +20,6 @@ from typing import Any, Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from triptych.graph.perturb import thinned_bipartite
 from triptych.graph.sparse import SparseGraph, spmm
@@ -38,6 +37,7 @@ from triptych.models.base import (
 from triptych.models.registry import register
 from triptych.nn.embedding import NodeEmbedding
 from triptych.scorer import Embeddings
+from triptych.unit import unit_rows
 
 EPSILON = 1e-8
 """No length in a cosine counts as smaller, as in torch's own."""
@@ -83,7 +83,7 @@ class LayerGCN(Recommender):
     def embeddings(self) -> Embeddings:
         adj = self.train_adj if self.training else self.adj
         layer: Tensor = self.nodes.weight  # (N, D)
-        unit = F.normalize(layer, eps=EPSILON)
+        unit = unit_rows(layer, eps=EPSILON)
         total = torch.zeros_like(layer)
         for _ in range(self.config.n_layers):
             layer = refine(spmm(adj, layer), unit)

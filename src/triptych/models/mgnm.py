@@ -38,7 +38,6 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from triptych.graph.sparse import Combine, SparseGraph, combine_layers, propagate_layers
 from triptych.losses import bpr_loss, embedding_norm, half_squared
@@ -61,6 +60,7 @@ from triptych.nn.correlation import decorrelation_loss
 from triptych.nn.embedding import NodeEmbedding
 from triptych.nn.hypergraph import HypergraphSettings, HyperView, SoftHypergraph, unit_sum
 from triptych.scorer import Embeddings
+from triptych.unit import unit_rows
 
 
 class MGNMConfig(ContentConfig, HypergraphSettings):
@@ -178,7 +178,7 @@ class MGNM(Recommender):
         spread = self._spread(self.chosen(contents, mean=True), config.n_modality_layers)
         smooth = combine_layers(torch.cat(ids, dim=1), config.combine)  # C (N, D)
         local = unit_sum(spread[-1], 1, each=config.local_norm == "each")
-        local = local + (F.normalize(smooth) if config.local_norm == "with_ids" else smooth)
+        local = local + (unit_rows(smooth) if config.local_norm == "with_ids" else smooth)
         if not config.use_global:
             return Pass(self.nodes.split(local), ids, spread, None)
         view = self.hypergraph(*self._attach(seen, self.nodes.split(smooth).items))

@@ -33,7 +33,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from triptych.graph.learned import propagate_sum
 from triptych.graph.sparse import SparseGraph, propagate
@@ -53,6 +52,7 @@ from triptych.nn.content_graphs import ContentGraphs, ContentGraphSettings
 from triptych.nn.embedding import NodeEmbedding, take_rows
 from triptych.nn.fusion import QueryAttention
 from triptych.scorer import Embeddings
+from triptych.unit import unit_rows
 
 
 class MICROConfig(ContentConfig, ContentGraphSettings):
@@ -129,7 +129,7 @@ class MICRO(Recommender):
 
     def _embed(self, alike: Tensor) -> Embeddings:
         users, items = self.nodes.split(propagate(self.adj, self.nodes.weight, self.config.n_layers))
-        return Embeddings(users, items + F.normalize(alike))
+        return Embeddings(users, items + unit_rows(alike))
 
     def _contrast(self, part: Tensor, fused: Tensor, items: Tensor) -> Tensor:
         """Tell each item's fused vector from others by its vector in one modality."""

@@ -61,6 +61,7 @@ from triptych.nn.content import FeatureBank
 from triptych.nn.embedding import NodeEmbedding, take_rows
 from triptych.nn.modality_attention import ModalityAttention
 from triptych.scorer import Embeddings
+from triptych.unit import unit_rows
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -180,7 +181,7 @@ class MMSSL(Recommender):
 
     def _forward(self) -> _Views:
         content, generated = self._content(dropout=self.training), self.generated(self.nodes.ego)
-        attended = (self.config.attention_weight * F.normalize(self.attention(told)) for told in generated)
+        attended = (self.config.attention_weight * unit_rows(self.attention(told)) for told in generated)
         users, items = (ids + told for ids, told in zip(self.nodes.ego, attended, strict=True))
         layers = [(users, items)]
         for n_left in reversed(range(self.config.n_layers)):
@@ -190,7 +191,7 @@ class MMSSL(Recommender):
             items = items if n_left else items.softmax(dim=1)
             layers.append((users, items))
         final = (
-            torch.stack(side).mean(dim=0) + self.config.content_weight * F.normalize(told, dim=2).sum(dim=0)
+            torch.stack(side).mean(dim=0) + self.config.content_weight * unit_rows(told).sum(dim=0)
             for side, told in zip(zip(*layers, strict=True), content, strict=True)
         )
         return _Views(Embeddings(*final), content, generated.users)

@@ -43,6 +43,7 @@ from triptych.nn.dropout import dropout
 from triptych.nn.embedding import NodeEmbedding
 from triptych.nn.linear import SameTypeLinear
 from triptych.scorer import Embeddings
+from triptych.unit import unit_rows
 
 Variant = Literal["paper", "official"]
 
@@ -109,7 +110,7 @@ class NGCF(Recommender):
     def _join(self, layers: Sequence[Tensor]) -> Tensor:
         """Make final vectors of the layers: (n, D) each -> (n, D(L+1)) side by side, or (n, D)."""
         if self.config.variant == "official":
-            layers = [layers[0], *(F.normalize(layer) for layer in layers[1:])]
+            layers = [layers[0], *(unit_rows(layer) for layer in layers[1:])]
         if self.config.combine == "mean":
             return torch.stack(tuple(layers)).mean(dim=0)
         return torch.cat(tuple(layers), dim=1)

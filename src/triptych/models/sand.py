@@ -44,7 +44,6 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from triptych.errors import ConfigError
 from triptych.graph.sparse import SparseGraph, propagate, spmm
@@ -66,6 +65,7 @@ from triptych.nn.content import FeatureBank
 from triptych.nn.generic_unique import Parts, Separation, SeparationSettings, split_halves
 from triptych.nn.item_mixture import ItemMixture, mixture_weights
 from triptych.scorer import Embeddings
+from triptych.unit import unit_rows
 
 
 class SANDConfig(ContentConfig, SeparationSettings):
@@ -188,7 +188,7 @@ class SAND(Recommender):
         tables = self.preferences.expand(len(items), -1, -1)
         nodes = torch.cat([tables, contents], dim=1).transpose(0, 1)  # (U+I, M, D)
         if self.config.normalize_input:
-            nodes = F.normalize(nodes, dim=2)
+            nodes = unit_rows(nodes)
         skipped = self.config.layer_sum_from  # A (Z + A Z + ...) is the sum of the layers but for the first
         smooth = propagate(self.adj, nodes.flatten(1), self.config.n_layers - skipped, combine="sum")
         smooth = spmm(self.adj, smooth) if skipped else smooth

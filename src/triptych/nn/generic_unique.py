@@ -18,6 +18,7 @@ from triptych.errors import ConfigError
 from triptych.losses import info_nce
 from triptych.nn.club import ContrastiveUpperBound, Negatives
 from triptych.nn.embedding import take_rows
+from triptych.unit import unit_rows
 
 AlignLoss = Literal["solosim", "infonce", "positive_only", "literal"]
 
@@ -74,6 +75,9 @@ class SeparationSettings(BaseModel):
     """Neurons of a network, half of them for the mean, half for the variance."""
     club_inner_steps: int = Field(50, gt=0)
     """Steps of the networks for each step of the model."""
+    club_rows: int | None = Field(None, ge=2)
+    """Items that an inner step is fitted to, by default all, as in the authors' code. Otherwise each takes
+    the next ones of an order that is drawn anew for each step of the model."""
     club_learning_rate: float | None = Field(None, gt=0)
     """Adam's step size in these; by default that of the training."""
     club_pairing: Literal["same_modality", "official_bug"] = "same_modality"
@@ -165,8 +169,14 @@ class Separation(nn.Module):
     def fits(self, parts: Sequence[Parts]) -> Iterator[dict[str, Tensor]]:
         """Name what fits CLUB's networks to the halves as they are now, once for each inner step."""
         pairs = self._fitted(parts) if self.clubs else {}
-        for _ in range(self.settings.club_inner_steps if pairs else 0):
-            yield {f"fit_{name}": club.misfit(x, y) for name, (club, x, y) in pairs.items()}
+        for step in range(self.settings.club_inner_steps if pairs else 0):
+            shares = {
+                name: _share(len(x), self.settings.club_rows, step) for name, (_, x, _) in pairs.items()
+            }
+            yield {
+                f"fit_{name}": club.misfit(x[shares[name]], y[shares[name]])
+                for name, (club, x, y) in pairs.items()
+            }
 
     def losses(self, parts: Sequence[Parts], items: Tensor) -> dict[str, Tensor]:
         """Name the weighted terms, none of which moves CLUB's networks.
@@ -227,11 +237,14 @@ class Separation(nn.Module):
             for m, name in enumerate(self.names):
                 x, y = self._read_and_guessed(*self._halves(m, parts[m]))
                 found[name] = (self._club(m), x, y)
-        return {
-            name: (club, _columns_apart(x), _columns_apart(y))
-            for name, (club, x, y) in found.items()
-            if len(x) > 1
-        }
+        return {name: (club, *self._to_fit(x, y)) for name, (club, x, y) in found.items() if len(x) > 1}
+
+    def _to_fit(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Copy both without gradients, with contiguous columns, and if fits go to some of them, shuffled."""
+        if self.settings.club_rows is not None:
+            order = torch.randperm(len(x), device=x.device)
+            x, y = x[order], y[order]
+        return x.detach().T.contiguous().T, y.detach().T.contiguous().T
 
     def _halves(self, m: int, part: Parts) -> tuple[Tensor, Tensor]:
         """Give the halves of those items that have modality m."""
@@ -286,14 +299,17 @@ def negative_distance(
         reduce: over rows.
     """
     if normalize:
-        a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+        a, b = unit_rows(a), unit_rows(b)
     squares = (a - b).square().sum(dim=1)
     return -(squares.mean() if reduce == "mean" else squares.sum())
 
 
-def _columns_apart(rows: Tensor) -> Tensor:
-    """Copy a matrix, without its gradient, such that columns are contiguous."""
-    return rows.detach().T.contiguous().T
+def _share(n_rows: int, size: int | None, step: int) -> slice:
+    """Cut whole shares of rows, and take them in turns; what is left over waits for another order."""
+    if size is None or size >= n_rows:
+        return slice(0, n_rows)
+    start = size * (step % (n_rows // size))
+    return slice(start, start + size)
 
 
 def _head(n_in: int | None, settings: SeparationSettings) -> nn.Sequential:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from triptych.nn.dropout import dropout
+from triptych.unit import unit_rows
 
 
 class HypergraphSettings(BaseModel):
@@ -108,4 +108,4 @@ def gumbel_like(x: Tensor) -> Tensor:
 
 def unit_sum(parts: Tensor, dim: int, *, each: bool) -> Tensor:
     """Sum vectors over a dimension, and bring to length 1 the sum, or each of them before."""
-    return F.normalize(parts, dim=-1).sum(dim) if each else F.normalize(parts.sum(dim), dim=-1)
+    return unit_rows(parts).sum(dim) if each else unit_rows(parts.sum(dim))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from triptych.unit import unit_rows
 
 
 class ModalityNodes(nn.Module):
@@ -37,4 +38,4 @@ class ModalityNodes(nn.Module):
 
     def forward(self, content: Tensor) -> Tensor:
         """Put users above the items' content: (I, D) -> (U+I, D)."""
-        return F.normalize(torch.cat([self.preference, content * self.present]))
+        return unit_rows(torch.cat([self.preference, content * self.present]))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from triptych.errors import ConfigError
 from triptych.graph.sparse import SparseGraph
 from triptych.graph.weighted import edge_dots
 from triptych.nn.embedding import take_rows
+from triptych.unit import unit_rows
 
 
 class ContentRetrieval(nn.Module):
@@ -54,7 +54,7 @@ class ContentRetrieval(nn.Module):
                 fix="Set a smaller n_negatives",
             )
         self.n_others, self.temperature, self.cosine = n_others, temperature, cosine
-        self.register_buffer("content", F.normalize(content, dim=2) if cosine else content, persistent=False)
+        self.register_buffer("content", unit_rows(content) if cosine else content, persistent=False)
         self.register_buffer("has", has, persistent=False)
         self.register_buffer("others", torch.empty(0, dtype=torch.int32), persistent=False)
         self.draw()
@@ -82,7 +82,7 @@ class ContentRetrieval(nn.Module):
         """
         rows, content = take_rows(vectors, items), self.content[place]
         if self.cosine:
-            rows = F.normalize(rows)
+            rows = unit_rows(rows)
         others = self.others[place][items].flatten()  # (n K,)
         offsets = torch.arange(0, len(others) + 1, self.n_others, dtype=torch.int32, device=others.device)
         asked = SparseGraph(offsets, others, content.new_empty(0), len(content), None)  # (n, I)

@@ -43,7 +43,6 @@ from typing import Literal, NamedTuple, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from triptych.data.features import ItemFeatures
 from triptych.errors import ConfigError
@@ -55,6 +54,7 @@ from triptych.nn.item_encoder import ItemEncoder, ItemGNN
 from triptych.nn.principal import principal_components
 from triptych.nn.retrieval import ContentRetrieval
 from triptych.scorer import Embeddings
+from triptych.unit import unit_rows
 
 
 class KSIPluginConfig(PluginConfig):
@@ -179,7 +179,7 @@ class KSIPlugin(Plugin):
             return embeddings
         users, items = embeddings
         shares = self.modality_logits.softmax(dim=0)
-        fused = F.normalize((shares[:, None, None] * seen.vectors).sum(dim=0))  # (I, D)
+        fused = unit_rows((shares[:, None, None] * seen.vectors).sum(dim=0))  # (I, D)
         if items.shape[1] == fused.shape[1]:
             return Embeddings(users, items + fused)
         return Embeddings(torch.cat([users, seen.ids.users], dim=1), torch.cat([items, fused], dim=1))
