@@ -97,6 +97,19 @@ def test_training_draws_fresh_gumbel_noise_from_torch():
     torch.testing.assert_close(first, expected)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_noise_is_multiplied_in_training_and_in_scores(noise: float):
+    logits, _ = inputs()
+    graph = build(noise=noise, scoring_noise=True).double()
+    torch.manual_seed(3)
+    first = graph.memberships(logits)
+    torch.manual_seed(3)
+    expected = ((logits + noise * gumbel_like(logits)) / 0.5).softmax(2) * HAS[:, :, None]
+    torch.testing.assert_close(first, expected)
+    scored = ((logits + noise * graph.noise) / 0.5).softmax(2) * HAS[:, :, None]
+    torch.testing.assert_close(graph.eval().memberships(logits), scored)
+
+
 def test_gumbel_noise_has_its_mean_and_spread():
     noise = gumbel_like(torch.empty(100_000))
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)

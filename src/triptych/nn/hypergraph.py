@@ -28,6 +28,9 @@ class HypergraphSettings(BaseModel):
     """Rate for memberships, one minus LGMRec's keep rate, of which its authors search all tenths."""
     temperature: float = Field(0.2, gt=0)
     """t, what logits of memberships are divided by, and cosines of the contrast."""
+    noise: float = Field(1.0, ge=0)
+    """What Gumbel noise in the memberships is multiplied by, in training and in scores. At 1, as LGMRec has
+    it, logits of features whose rows have length 1 are far below it; the authors' pictures have long rows."""
     scoring_noise: bool = False
     """Whether scores keep Gumbel noise in the memberships, one draw that belongs to the model's state."""
 
@@ -94,9 +97,9 @@ class SoftHypergraph(nn.Module):
     def memberships(self, logits: Tensor) -> Tensor:
         """Say how much each node belongs to each hyperedge: (N, M, A) -> (N, M, A)."""
         if self.training:
-            logits = logits + gumbel_like(logits)
+            logits = logits + self.settings.noise * gumbel_like(logits)
         elif self.noise is not None:
-            logits = logits + self.noise
+            logits = logits + self.settings.noise * self.noise
         members = (logits / self.settings.temperature).softmax(dim=2) * self.has[:, :, None]
         return dropout(members, self.settings.dropout, self.training)
 
