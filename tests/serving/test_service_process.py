@@ -306,17 +306,23 @@ def test_the_end_does_not_wait_for_what_takes_longer(served, raw, tmp_path, what
         if what == "load":
             turned_over(served.runs["vbpr"]).save(tmp_path / "shop", overwrite=True)
         else:
-            raw(port).sendall(b"GET /explain?user=u0001&item=x HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            asking = raw(port)
+            asking.sendall(b"GET /explain?user=u0001&item=x HTTP/1.1\r\nhost: localhost\r\n\r\n")
         until = time.monotonic() + 30
         while "stuck" not in log.read_text(encoding="utf-8"):
             assert time.monotonic() < until
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
+        if what == "explain":
+            answer = b"".join(iter(lambda: asking.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"the service stops" in answer
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+    assert "Traceback" not in log.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line[:1] == "{"]
     assert (lines[-1]["event"], lines[-1]["threads"]) == ("ended while computing", 1)
 

@@ -108,6 +108,9 @@ class Gate:
             failure = error if status_of(refused) == 500 else None
             if status == 0:
                 await _answer(watched, refused)
+        except asyncio.CancelledError:  # by the server, which has waited long enough
+            if status == 0:
+                await _answer(watched, _stopping())
         finally:
             self._in_flight -= 1
             self._metrics.in_flight.set(self._in_flight)
@@ -254,6 +257,16 @@ async def _answer(send: Send, error: TriptychError) -> None:
 def _too_long(most: int) -> RefusedError:
     return RefusedError(
         413, "the body is too long", wanted=f"at most {most:,} bytes", fix="Send less at once"
+    )
+
+
+def _stopping() -> RefusedError:
+    return RefusedError(
+        503,
+        "the service stops, and this took longer than it may wait",
+        wanted="less work, or a service that goes on",
+        fix="Ask again when it is back",
+        headers={"retry-after": "5"},
     )
 
 
