@@ -5,6 +5,8 @@ Letters: R rows, C columns, E stored entries, N nodes, D embedding dimension, L 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -213,11 +215,12 @@ def propagate_layers(graph: SparseGraph, x: Tensor, n_layers: int) -> list[Tenso
     return layers
 
 
-def combine_layers(layers: Tensor, how: Combine) -> Tensor:
-    """Make one vector of several layers, as `propagate` does: (N, L + 1, D) -> (N, D)."""
+def combine_layers(layers: Sequence[Tensor], how: Combine) -> Tensor:
+    """Make one of several layers, as `propagate` does: L + 1 of one shape -> that shape."""
     if how == "last":
-        return layers[:, -1]
-    return layers.mean(dim=1) if how == "mean" else layers.sum(dim=1)
+        return layers[-1]
+    total = functools.reduce(torch.add, layers)
+    return total / len(layers) if how == "mean" else total
 
 
 class _Spmm(torch.autograd.Function):

@@ -139,6 +139,7 @@ class MGNM(Recommender):
         self.content = ContentMaps(features, config.embedding_dim)
         self.register_graph("adj", inputs.graphs.bipartite("sym"))
         self.chosen = ChosenContent(inputs.graphs.users_from_items("sum"), features)
+        self.has_all = bool(self.chosen.has.all())
         filtered = config.use_global and config.filter != "off"
         self.filters = nn.ModuleList(
             ContentFilter(width, config.embedding_dim, linear=config.filter == "linear")
@@ -163,7 +164,7 @@ class MGNM(Recommender):
         if config.id_decorrelation > 0:
             losses["id_decorrelation"] = config.id_decorrelation * self._redundancy(made.ids)
         if config.modality_decorrelation > 0:
-            term = self._redundancy(made.contents, self.chosen.has)
+            term = self._redundancy(made.contents, None if self.has_all else self.chosen.has)
             losses["modality_decorrelation"] = config.modality_decorrelation * term
         return losses
 
@@ -176,7 +177,7 @@ class MGNM(Recommender):
         contents, seen = self.content(first)  # (I, M, D), (I, M, D or 4 D or A)
         ids = self._spread(self.nodes.weight[:, None], config.n_layers)
         spread = self._spread(self.chosen(contents, mean=True), config.n_modality_layers)
-        smooth = combine_layers(torch.cat(ids, dim=1), config.combine)  # C (N, D)
+        smooth = combine_layers(ids, config.combine).squeeze(1)  # C (N, D)
         local = unit_sum(spread[-1], 1, each=config.local_norm == "each")
         local = local + (unit_rows(smooth) if config.local_norm == "with_ids" else smooth)
         if not config.use_global:
@@ -207,9 +208,10 @@ class MGNM(Recommender):
     def _redundancy(self, layers: list[Tensor], has: Tensor | None = None) -> Tensor:
         """Sum the layers' correlations over C channels and both sides: layers (N, C, D), has (N, C)."""
         layers = layers[min(self.config.first_decorrelated, len(layers) - 1) :]
+        counted = (None, None) if has is None else self.nodes.split(has)
         terms = []
-        for side in (slice(self.n_users), slice(self.n_users, None)):
-            parts = [layer[side].transpose(0, 1) for layer in layers]  # (C, n, D)
-            counted = None if has is None else has[side].T
-            terms.append(decorrelation_loss(parts, counted, detach_weights=self.config.detach_shares))
+        for side, of in zip(zip(*map(self.nodes.split, layers), strict=True), counted, strict=True):
+            parts = [layer.transpose(0, 1) for layer in side]  # (C, n, D)
+            rows = None if of is None else of.T
+            terms.append(decorrelation_loss(parts, rows, detach_weights=self.config.detach_shares))
         return torch.stack(terms).sum()

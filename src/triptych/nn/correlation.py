@@ -6,7 +6,7 @@ Letters: N rows, D columns, L layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -120,4 +120,18 @@ def _products(x: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     centred = x - mean
     if counted is not None:
         centred.mul_(rows)
-    return centred.mT @ centred, mean, n_rows
+    return cast(Tensor, _Gram.apply(centred)), mean, n_rows  # type: ignore[no-untyped-call]
+
+
+class _Gram(torch.autograd.Function):
+    """Inner products of columns. As both factors are one matrix, one product is its gradient, not two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.mT @ x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        x: Tensor = ctx.saved_tensors[0]
+        return x @ (grads[0] + grads[0].mT)

@@ -45,10 +45,10 @@ class HyperView(NamedTuple):
 
     def split(self, n_users: int) -> tuple[HyperView, HyperView]:
         """Part the nodes into users and items."""
-        return self._take(slice(n_users)), self._take(slice(n_users, None))
-
-    def _take(self, nodes: slice) -> HyperView:
-        return HyperView(self.members[:, nodes], self.edges, self.vectors[:, nodes], self.has[:, nodes])
+        sizes = (n_users, self.has.shape[1] - n_users)
+        nodes = (part.split(sizes, dim=1) for part in (self.members, self.vectors, self.has))
+        users, items = (HyperView(m, self.edges, v, h) for m, v, h in zip(*nodes, strict=True))
+        return users, items
 
 
 class SoftHypergraph(nn.Module):
