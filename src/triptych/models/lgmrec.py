@@ -14,11 +14,15 @@ Paper: Guo et al., LGMRec: Local and Global Graph Learning for Multimodal Recomm
   modality with that in the second, against all users or all items: the *sum* over the batch, so that what
   its weight means depends on the batch's size.
 
-The authors' code draws noise in evaluation too, for each block of users anew, so that its scores are random.
-Here scores are free of noise; `scoring_noise` adds one fixed draw. When the published tables were made, the
-code gave users the text's memberships in image hyperedges, and in text hyperedges their logits without a
-softmax. That was mended later, and MMRec has the mended form, as has this; on Amazon Baby the authors found
-recall@20 0.0992 with it, after 0.1002 (their repository, issue 2).
+The authors' code draws noise in evaluation too, for each block of users anew, so that its scores are
+random. Here scores are free of noise; `scoring_noise` adds one fixed draw. Its deviation is 1.3, whatever
+the features; first logits of rows of length 1 have some sqrt(2 / (A + width)), so that memberships by such
+content are mostly noise, and their contrast did harm on Amazon Baby (docs/results.md). `noise` makes it
+smaller.
+
+When the published tables were made, the code gave users the text's memberships in image hyperedges, and in
+text hyperedges their logits without a softmax. That was mended later, and MMRec has the mended form, as has
+this; on Amazon Baby the authors found recall@20 0.0992 with it, after 0.1002 (their repository, issue 2).
 
 Beyond the paper: any modalities by name, with the mean over all pairs in the contrast, and none for a single
 one. An item that lacks a modality is zero in X_m, counts in no user's mean, belongs to no hyperedge of it and

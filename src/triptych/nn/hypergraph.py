@@ -30,7 +30,7 @@ class HypergraphSettings(BaseModel):
     """t, what logits of memberships are divided by, and cosines of the contrast."""
     noise: float = Field(1.0, ge=0)
     """What Gumbel noise in the memberships is multiplied by, in training and in scores. At 1, as LGMRec has
-    it, logits of features whose rows have length 1 are far below it; the authors' pictures have long rows."""
+    it, first logits of features whose rows have length 1, as text encoders give them, are far below it."""
     scoring_noise: bool = False
     """Whether scores keep Gumbel noise in the memberships, one draw that belongs to the model's state."""
 
