@@ -39,7 +39,6 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from triptych.graph.sparse import SparseGraph, spmm
 from triptych.losses import bpr_loss, half_squared, info_nce
@@ -201,7 +200,7 @@ class MMSSL(Recommender):
         projected = []
         for modality, linear in zip(self.features.dims, self.maps, strict=True):
             rows = linear(self.features.rows(modality)).to(self.nodes.weight.dtype)  # bfloat16 under autocast
-            rows = F.dropout(rows, self.config.dropout, dropout)
+            rows = nn.functional.dropout(rows, self.config.dropout, dropout)
             projected.append(rows * self.features.present(modality)[:, None])
         users = spmm(self.users_adj, torch.cat(projected, dim=1))  # (U, M D): one product for all modalities
         sides = (users, spmm(self.items_adj, users))
