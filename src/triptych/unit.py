@@ -1,4 +1,4 @@
-"""Vectors scaled to length 1, with a gradient that takes less than half of autograd's passes."""
+"""Vectors scaled to length 1, with a lean gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def unit_rows(x: Tensor, eps: float = 1e-12) -> Tensor:
     """Divide vectors by their length, or by `eps` where they are shorter: (..., D) -> (..., D).
 
-    What torch's `normalize` gives, in less than half of its time with the gradient: that one follows each
+    What torch's `normalize` gives, in about half of its time with the gradient: that one follows each
     operation back over entries that were spread out from lengths.
     """
     return cast(Tensor, _UnitRows.apply(x, eps))  # type: ignore[no-untyped-call]
