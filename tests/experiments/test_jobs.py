@@ -251,3 +251,30 @@ def test_killed_in_the_middle_nothing_is_lost(split: Split, tmp_path: Path):
         one, other = load(first.folder), load(second.folder)
         assert torch.equal(one.scorer.embeddings.items, other.scorer.embeddings.items)
         assert len(one.record.history) == len(other.record.history) == 80
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_jobs import Split, job, run_jobs, shop, toy_dataset
+split = Split.by_ratio(toy_dataset(3000), rng=0)  # more than a pipe takes before it is read
+list(run_jobs([job(), job(seed=2)], split, shop(Path({folder!r}), workers=2)))
+"""
+
+
+def test_a_script_whose_workers_begin_its_work_anew_ends_and_says_why(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED.format(here=str(Path(__file__).parent), folder=str(tmp_path / "a")))
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert 'below `if __name__ == "__main__":`' in ended.stderr
+    assert "a process that worked in" in ended.stderr.splitlines()[-1]
+    assert not list((tmp_path / "a" / "runs").glob("*"))

@@ -24,7 +24,7 @@ from triptych.data.split import Split
 from triptych.device import resolve_device
 from triptych.errors import ConfigError
 from triptych.experiments.content import Change, change_content
-from triptych.experiments.workers import worker_processes
+from triptych.experiments.workers import check_script_guarded, worker_processes
 from triptych.files import hash_arrays, only_process, write_json
 from triptych.models.extensions import outside_code
 from triptych.runs import RUN, Run, train
@@ -116,7 +116,8 @@ class Workshop:
         k: list lengths of the validation figures.
 
     Raises:
-        ConfigError: the device is not there, or workers or threads are below 1.
+        ConfigError: the device is not there, workers or threads are below 1, or a worker reads a script
+            that asks for several elsewhere.
     """
 
     folder: Path
@@ -135,6 +136,8 @@ class Workshop:
                 wanted="at least one of each",
                 fix="Leave them at their defaults",
             )
+        if self.workers > 1:
+            check_script_guarded()
         resolve_device(self.device)
 
     @property

@@ -9,16 +9,20 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, current_process, get_context, parent_process
+from multiprocessing.queues import Queue
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
-from triptych.errors import TrainingError
+from triptych.errors import ConfigError, TrainingError
 from triptych.memory import keep_freed_memory
 from triptych.models.extensions import outside_modules
+
+Parcels: TypeAlias = "Queue[tuple[Callable[..., object] | None, tuple[Any, ...]]]"
+"""What each worker is to call first, and with what."""
 
 
 @contextmanager
@@ -41,12 +45,13 @@ def worker_processes(
         TrainingError: one of them died.
     """
     others = set(active_children())
-    # Not forked: torch's threads do not survive a fork.
+    context = get_context("spawn")  # not forked: torch's threads do not survive a fork
+    # What is given may be large, and who begins a process writes to it without end if it died before it read.
+    parcels: Parcels = context.Queue()
+    for _ in range(count):
+        parcels.put((begin, given))
     pool = ProcessPoolExecutor(
-        count,
-        mp_context=get_context("spawn"),
-        initializer=_begin,
-        initargs=(threads, outside_modules(), begin, given),
+        count, mp_context=context, initializer=_begin, initargs=(threads, outside_modules(), parcels)
     )
     try:
         with pool:
@@ -63,11 +68,25 @@ def worker_processes(
             wanted="workers that live until all is done",
             fix="Call it again, perhaps with fewer workers: it goes on where it was",
         ) from error
+    finally:
+        parcels.cancel_join_thread()  # no process may be left that reads the rest
 
 
-def _begin(
-    threads: int, modules: Iterable[str], begin: Callable[..., object] | None, given: tuple[Any, ...]
-) -> None:
+def check_script_guarded() -> None:
+    """Refuse to work in a process that is not begun yet, as it still reads the script that began it.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if getattr(current_process(), "_inheriting", False):  # as multiprocessing itself finds out
+        raise ConfigError(
+            "a script that asks for several workers was read by one of them, which began its work anew",
+            wanted='what begins the work below `if __name__ == "__main__":`',
+            fix="Put it there, or ask for one worker",
+        )
+
+
+def _begin(threads: int, modules: Iterable[str], parcels: Parcels) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all, and their parent to each
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -75,6 +94,7 @@ def _begin(
     for module in modules:  # whose models this process is to know as well
         with suppress(ImportError):  # made where nothing finds it; a training that needs it will say so
             import_module(module)
+    begin, given = parcels.get()
     if begin is not None:
         begin(*given)
 
