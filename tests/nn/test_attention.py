@@ -4,7 +4,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from triptych.graph.bipartite import bipartite_graph
-from triptych.nn.attention import CrossAttention, GraphAttention, channel_attention, node_attention
+from triptych.nn.attention import CrossAttention, GraphAttention, node_attention
 
 N_USERS, N_ITEMS, DIM = 5, 7, 4
 N_NODES = N_USERS + N_ITEMS
@@ -110,18 +110,24 @@ def test_nothing_has_a_vector_for_each_edge():
 
 
 def test_channel_attention_is_the_papers_with_nodes_as_columns():
-    query, key, value = (random(30, DIM) for _ in range(3))
-    fast = channel_attention(query, key, value, 0.3)
-    q, k, v = query.T, key.T, value.T  # D x N, as CAmgr prints them
-    products = (q @ k.T * 0.3).exp()
+    block = CrossAttention(DIM).double()
+    asking, answering = random(30, DIM), random(30, DIM)
+    seen = []
+    block.map_common.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    block(asking, answering, torch.ones(30, 2, dtype=torch.bool), torch.arange(30))
+    q = linear(block.query, asking).T  # D x N, as CAmgr prints them
+    k, v = (linear(part, answering).T for part in (block.key, block.value))
+    products = (q @ k.T / 30**0.5).exp()
     slow = (products / products.sum(dim=1, keepdim=True) @ v).T
-    torch.testing.assert_close(fast, slow)
-    assert_same_gradients([fast], [slow], [query, key, value])
+    torch.testing.assert_close(seen[0], slow)
+    leaves = [asking, answering, *(p for part in (block.query, block.key) for p in part.parameters())]
+    assert_same_gradients([seen[0]], [slow], leaves)
 
 
 def test_channel_attention_makes_nothing_of_nodes_by_nodes():
+    block, every = CrossAttention(8), torch.ones(500, 2, dtype=torch.bool)
     with LargestTensor() as seen:
-        channel_attention(*(torch.randn(500, 8) for _ in range(3)), 0.1)
+        block(torch.randn(500, 8), torch.randn(500, 8), every, torch.arange(500))
     assert seen.entries == 500 * 8
 
 

@@ -47,7 +47,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from triptych.errors import ConfigError, nearest
-from triptych.graph.sparse import SparseGraph, propagate, spmm
+from triptych.graph.sparse import SparseGraph, combine_layers, propagate, spmm
 from triptych.losses import bpr_loss, half_squared, info_nce
 from triptych.models.base import ContentConfig, Losses, ModelInputs, Recommender, Triplets, pair_scores
 from triptych.models.registry import register
@@ -174,7 +174,7 @@ class CAmgr(Recommender):
             layers = [ids]
             for layer in self.layers:
                 layers.append(layer(self.adj, layers[-1]))
-            ids = torch.stack(layers).mean(dim=0)
+            ids = combine_layers(layers, "mean")
         return ids, self.item_view(self._purified())
 
     def _fuse(self, ids: Tensor, views: Tensor, rows: Tensor) -> Tensor:

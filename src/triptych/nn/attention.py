@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from triptych.graph.sparse import SparseGraph
 from triptych.graph.weighted import segment_softmax, spmm_weighted
+from triptych.nn.composed import mapped_products
 from triptych.nn.embedding import take_rows
 
 AttentionAxis = Literal["channel", "nodes"]
@@ -49,8 +50,10 @@ class GraphAttention(nn.Module):
 class CrossAttention(nn.Module):
     """What two modalities of the same nodes have in common, and what sets them apart.
 
-    Q comes of the modality that asks, K and V of the one that answers, by linear maps. With A the attended
-    values (`channel_attention` or `node_attention`),
+    Q comes of the modality that asks, K and V of the one that answers, by linear maps. The attended values A
+    are V softmax(Q^T K)^T where channels attend to channels, by products summed over all nodes, whose Q and K
+    are never made (`mapped_products`), and softmax(Q K^T) V where nodes attend to nodes (`node_attention`);
+    products are scaled, and softmax is by rows. With these,
 
         common = C + MLP(LN(C)), C = Lin(A) + Q;  distinct = D + MLP(LN(D)), D = Lin'(V - A) + Q.
 
@@ -91,37 +94,22 @@ class CrossAttention(nn.Module):
             has: (N, 2) bool, which nodes have the one and the other.
             rows: (n,) int64, of which nodes results are wanted; the others only take part.
         """
-        query = self.query(asking) * has[:, :1]
-        key, value = self.key(answering) * has[:, 1:], self.value(answering) * has[:, 1:]
-        q, v = take_rows(query, rows), take_rows(value, rows)
-        if self.axis == "channel":
-            length = len(query) if self.scale == "contracted" else query.shape[1]
-            attended = channel_attention(query, key, v, length**-0.5)
-        else:
-            known = has[:, 1].nonzero().squeeze(1)
-            attended = node_attention(q, take_rows(key, known), take_rows(value, known), q.shape[1] ** -0.5)
         asks, answers = has[rows].split(1, dim=1)  # (n, 1) each
         both, either = asks & answers, asks | answers
+        q = self.query(take_rows(asking, rows)) * asks
+        v = self.value(take_rows(answering, rows)) * answers
+        if self.axis == "channel":
+            products = mapped_products(asking, self.query, answering, self.key, has.all(dim=1))  # (D, D)
+            length = len(asking) if self.scale == "contracted" else q.shape[1]
+            attended = v @ (length**-0.5 * products).softmax(dim=1).T.to(v.dtype)
+        else:
+            known = take_rows(answering, has[:, 1].nonzero().squeeze(1))
+            attended = node_attention(q, self.key(known), self.value(known), q.shape[1] ** -0.5)
         attended = attended * both
         common = self.map_common(attended) * both + q
         distinct = self.map_distinct(v - attended) * answers + q
         common, distinct = common + self.refine_common(common), distinct + self.refine_distinct(distinct)
         return common * either, distinct * either
-
-
-def channel_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Let each of D channels attend to all channels, by their products over all nodes.
-
-    Row n of the result is A value[n] with A = softmax(scale query^T key) by rows, (D, D). Cost: O(N D^2).
-
-    Args:
-        query: (N, D).
-        key: (N, D).
-        value: (n, D), any nodes.
-        scale: what products are multiplied by.
-    """
-    shares = (scale * query.T @ key).softmax(dim=1)  # (D, D)
-    return value @ shares.T.to(value.dtype)
 
 
 def node_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

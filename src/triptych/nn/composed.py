@@ -1,4 +1,4 @@
-"""Linear maps of a linear map, which is as wide as what it reads, and never made."""
+"""Linear maps whose results are never made: of a map as wide as what it reads, and below a sum over rows."""
 
 from __future__ import annotations
 
@@ -41,3 +41,25 @@ class ComposedMaps(nn.Module):
         products = F.linear(rows, maps @ self.square.weight, maps @ self.square.bias + biases)
         sizes = [linear.out_features for linear in linears.values()]
         return dict(zip(linears, products.split(sizes, dim=1), strict=True))
+
+
+def mapped_products(x: Tensor, map_x: nn.Linear, y: Tensor, map_y: nn.Linear, counted: Tensor) -> Tensor:
+    """Give f(X)^T g(Y) of some rows of two linear maps: f(x) = W x + b and g(y) = V y + c, (N, D) -> (K, L).
+
+    It is W' [X 1]^T [Y 1] V'^T with W' = [W b] and V' = [V c], so that what has N rows is multiplied once
+    instead of three times. Computed in full precision also under autocast, which would round what may cancel.
+
+    Args:
+        x: (N, D).
+        map_x: f, of D columns and K results.
+        y: (N, E).
+        map_y: g, of E columns and L results.
+        counted: (N,) bool, the rows that are summed over.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        number = counted.to(x.dtype)
+        x = x * number[:, None]
+        sums = torch.cat([number @ y, number.sum(dim=0, keepdim=True)])  # (E + 1,)
+        products = torch.cat([torch.cat([x.T @ y, x.sum(dim=0)[:, None]], dim=1), sums[None]])
+        left, right = (torch.cat([part.weight, part.bias[:, None]], dim=1) for part in (map_x, map_y))
+        return left @ products @ right.T
