@@ -266,3 +266,40 @@ def test_parts_need_not_all_have_what_was_rarely_filled_in(tmp_path, monkeypatch
     write(second, '{"user": "b", "sku": 2}\n{"user": "c", "sku": 1, "gift": [1]}\n')
     with pytest.raises(DataError, match="kinds that do not go together"):
         prepare(tmp_path, name="shop")
+
+
+ORDERS = "id,customer_id,product_id,created_at\n1,7,1,2024-01-05\n2,8,2,2024-01-06\n"
+PEOPLE = {
+    "customers.csv": "id,name\n1,Ann Smith\n2,Bob Jones\n",
+    "dim_User_2024.csv": "id,name\n1,Ann Smith\n2,Bob Jones\n",
+    "list.csv": "ID,name,E-Mail\n1,Ann Smith,ann@x.org\n2,Bob Jones,bob@x.org\n",
+}
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_a_table_of_people_is_no_table_of_items(tmp_path, name):
+    write(tmp_path / "orders.csv", ORDERS)
+    write(tmp_path / name, PEOPLE[name])
+    write(tmp_path / "catalogue.csv", "entity_no,product_title\n1,Mug\n2,Lamp\n")
+    data = prepare(tmp_path, name="shop", text="none")
+    assert data.titles is None
+    assert data.provenance["files_not_used"] == sorted(["catalogue.csv", name])
+    write(tmp_path / "things.csv", "id,title\n1,Mug\n2,Lamp\n")
+    assert prepare(tmp_path, name="shop", text="none").titles == ["Mug", "Lamp"]
+
+
+def test_a_table_with_the_item_column_comes_before_one_with_any_ids(tmp_path):
+    write(tmp_path / "orders.csv", ORDERS)
+    write(tmp_path / "suppliers.csv", "id,name\n1,Acme\n2,Omni\n")
+    write(tmp_path / "products.csv", "product_id,title\n1,Mug\n2,Lamp\n")
+    data = prepare(tmp_path, name="shop", text="none")
+    assert data.titles == ["Mug", "Lamp"]
+    assert data.provenance["files_not_used"] == ["suppliers.csv"]
+
+
+@pytest.mark.parametrize(("user", "item"), [("client_id", "sku_id"), ("Account ID", "article_id")])
+def test_more_names_of_ids_are_known_where_no_clearer_one_is_there(tmp_path, user, item):
+    path = write(tmp_path / "a.csv", f"{user},{item}\na,1\n")
+    assert prepare(path, name="shop").provenance["columns"] == {"user": user, "item": item}
+    write(path, f"{user},{item},user,product_id\na,1,b,2\n")
+    assert prepare(path, name="shop").provenance["columns"] == {"user": "user", "item": "product_id"}

@@ -94,11 +94,12 @@ def describe_dataset(data: Dataset, facts: Mapping[str, Any], where: Path) -> No
 
 def _show_origin(provenance: Mapping[str, Any]) -> None:
     """Print which files it came from, and what each step took away."""
-    if files := provenance.get("files"):
+    files: Mapping[str, Any] = provenance.get("files", {})
+    if files:
         names = ", ".join(f"{role} {file.get('file', file.get('folder'))}" for role, file in files.items())
         out.print(f"\nRead as {provenance['layout']}: {names}", highlight=False, markup=False)
     if unused := provenance.get("files_not_used"):
-        shown = _first_names(unused)
+        shown = _first_names(unused) + ("" if "items" in files else "; --items names the table of items")
         out.print(f"Not used, since it is not clear what they are: {shown}", highlight=False, markup=False)
     for file, columns in provenance.get("columns_not_read", {}).items():
         shown = _first_names(columns)

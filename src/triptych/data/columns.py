@@ -16,12 +16,22 @@ from triptych.errors import DataError, nearest
 # Well-known names, the clear ones first: the others only count where there is none of these.
 _USER_NAMES = (
     {"user", "userid", "uid", "reviewerid", "customerid", "visitorid", "memberid"},
+    {"clientid", "buyerid", "accountid", "shopperid", "personid"},
     {"customer", "visitor", "member", "reviewer", "client", "buyer", "account", "person"},
 )
 _ITEM_NAMES = (
     {"item", "itemid", "iid", "asin", "parentasin", "productid", "movieid", "videoid", "trackid", "bookid"},
+    {"skuid", "itemsku", "productsku", "articleid", "songid", "goodsid"},
     {"sku", "product", "article", "movie", "video", "track", "song", "book"},
 )
+_BARE_ID = "id"
+"""Of a table of items, where it can mean one thing only; but any table may call its ids so."""
+_USER_WORDS = frozenset(name for names in _USER_NAMES for name in names) | {"people", "shopper", "subscriber"}
+_OF_PEOPLE = {
+    "email", "emailaddress", "mail", "phone", "phonenumber", "telephone", "mobile", "firstname", "lastname",
+    "surname", "givenname", "familyname", "fullname", "dateofbirth", "birthdate", "birthday", "password",
+}  # fmt: skip
+"""Columns that tables of people have, and tables of things have not."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,24 @@ def item_column(
         return _guess(frame, _ITEM_NAMES, "item", flag)
     if like in frame.columns:
         return like
-    # a table of items, where "id" can mean one thing only
-    return _guess(frame, (*_ITEM_NAMES, {"id"}), "item", flag, like)
+    return _guess(frame, (*_ITEM_NAMES, {_BARE_ID}), "item", flag, like)
+
+
+def is_bare_id(column: str) -> bool:
+    """Say whether a column is called by the one word that says of no kind whose ids it holds."""
+    return plain_name(column) == _BARE_ID
+
+
+def is_of_people(name: str, columns: Iterable[str]) -> bool:
+    """Say whether a table tells of people, by a word of its name or by what it knows of each.
+
+    Args:
+        name: the file's, without its suffix.
+        columns: what the table's are called.
+    """
+    words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
+    spelled = words | {word.removesuffix("s") for word in words}
+    return bool(spelled & _USER_WORDS or _OF_PEOPLE & set(map(plain_name, columns)))
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

@@ -15,11 +15,19 @@ import numpy as np
 import polars as pl
 
 from triptych.data.bad_rows import BadRows
-from triptych.data.columns import Columns, item_column, plain_name, resolve_columns
+from triptych.data.columns import (
+    Columns,
+    is_bare_id,
+    is_of_people,
+    item_column,
+    plain_name,
+    resolve_columns,
+)
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures
 from triptych.data.ids import IdMap
 from triptych.data.layouts.base import MEDIA_ROLES, MEDIA_SUFFIXES, Hints, Layout
+from triptych.data.lines import unpacked_name
 from triptych.data.readers import read_item_table
 from triptych.data.tables import is_table, naming, printable, read_header, read_table
 from triptych.data.times import read_times
@@ -52,7 +60,8 @@ class Tables(Layout):
 
     In a folder, these are found: the one table with a user and an item column by well-known names, or its
     parts, such as a file for each month, whose names differ in numbers alone and which have the same columns;
-    a table with the item column but no user, one row per item; features (`image.npy`, `text.parquet`,
+    a table with the item column but no user, one row per item, or else one that calls its ids just "id" and
+    is not of people; features (`image.npy`, `text.parquet`,
     `WORD_feat.npy`); a folder of pictures and one of sounds, which may lie in folders below it. Beside a
     single file nothing is looked for.
 
@@ -102,7 +111,7 @@ class Tables(Layout):
             _say_why_none(path, headers, hints.columns)
             return None
         others = [entry for entry in headers if entry not in of_user]
-        items = [entry for entry in others if _has_item(headers[entry], of_user[interactions], hints)]
+        items = _of_items({entry: headers[entry] for entry in others}, of_user[interactions], hints)
         found = {}
         if "items" not in hints.given:
             found["items"] = _only(items, "tables of items", "Name the one that is meant with --items")
@@ -221,11 +230,20 @@ def _say_why_none(path: Path, headers: Mapping[Path, pl.DataFrame], said: Column
             resolve_columns(headers[meant[0]], Columns(user=said.user, item=said.item))
 
 
-def _has_item(head: pl.DataFrame, like: str, hints: Hints) -> bool:
-    try:
-        return bool(item_column(head, hints.item_column, like))
-    except DataError:
-        return False
+def _of_items(headers: Mapping[Path, pl.DataFrame], like: str, hints: Hints) -> list[Path]:
+    """Give the tables of items: those whose ids are called an item's, or else those that just call them "id".
+
+    A table of people is none of the latter: what it calls names would become titles, for all to see.
+    """
+    named: list[Path] = []
+    bare: list[Path] = []
+    for entry, head in headers.items():
+        with suppress(DataError):
+            if not is_bare_id(item_column(head, hints.item_column, like)):
+                named.append(entry)
+            elif not is_of_people(unpacked_name(entry), head.columns):
+                bare.append(entry)
+    return named or bare
 
 
 def _only(found: Sequence[Path], what: str, fix: str) -> Path | None:
