@@ -1,10 +1,12 @@
+from decimal import Decimal
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data.ids import NO_IDS, IdMap, id_array, index_ids
+from triptych.data.ids import NO_IDS, IdMap, id_array, index_ids, whole_ids
 from triptych.errors import DataError
 
 texts = st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=30)
@@ -59,3 +61,36 @@ def test_one_string_is_not_taken_for_several_ids():
     for look in (known.index, known.find):
         with pytest.raises(DataError, match="one user id, '0001', in the place of several"):
             look("0001")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series(["1001.0", None, "-7.0", "NaN", "0.0"]),
+        pl.Series([1001.0, None, -7.0, float("nan"), 0.0]),
+        pl.Series([Decimal("1001.00"), None, Decimal("-7.00"), None, Decimal("0.00")]),
+    ],
+)
+def test_integers_that_a_data_frame_made_floats_are_integers(column):
+    assert whole_ids(column.alias("^.*$")).to_list() == [1001, None, -7, None, 0]
+    assert whole_ids(column.alias("^.*$")).name == "^.*$"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["1.0", "5.10"],
+        ["1.0", "1e5"],
+        ["1.0", "00123.0"],
+        ["1.0", "2"],
+        ["1.0", "9007199254740992.0"],
+        ["NULL", None],
+        [1.0, 1.5],
+        [1.0, 2.0**53],
+        [1.0, float("inf")],
+        [Decimal("1.0"), Decimal("1.5")],
+        [1, 2],
+    ],
+)
+def test_ids_that_are_no_whole_floats_stay_as_they_are(ids):
+    assert whole_ids(pl.Series(ids)).equals(pl.Series(ids))

@@ -202,7 +202,7 @@ VALUES = [
     ("user", ["a\0b", "a"], r"'user' holds 'a\\x00b' in data row 1"),
     ("timestamp", [-5, 100], r"'timestamp' holds -5 in data row 1"),
     ("timestamp", [1e9, 5e10], r"'timestamp' holds 50000000000.0 in data row 2"),
-    ("user", [1.0, 2.0], r"'user' holds Float64 values"),
+    ("user", [1.5, 2.0], r"'user' holds Float64 values"),
     ("user", [True, False], r"'user' holds Boolean values"),
 ]
 

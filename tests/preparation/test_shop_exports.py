@@ -303,3 +303,27 @@ def test_more_names_of_ids_are_known_where_no_clearer_one_is_there(tmp_path, use
     assert prepare(path, name="shop").provenance["columns"] == {"user": user, "item": item}
     write(path, f"{user},{item},user,product_id\na,1,b,2\n")
     assert prepare(path, name="shop").provenance["columns"] == {"user": "user", "item": "product_id"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("floats", ["orders", "products"])
+def test_an_id_is_the_same_with_a_point_on_either_side(tmp_path, suffix, floats):
+    whole, pointed = [3, 1, 2, 3], [3.0, 1.0, None, 3.0]
+    orders = pl.DataFrame({"user": [7.0, None, 8.0, 9.0], "sku": pointed if floats == "orders" else whole})
+    ids = whole[:3] if floats == "orders" else [3.0, 1.0, 2.0]
+    products = pl.DataFrame({"sku": ids, "title": ["three", "one", "two"]})
+    for name, frame in (("orders", orders), ("products", products)):
+        path = tmp_path / f"{name}.{suffix}"
+        {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[suffix](path)
+    data = prepare(tmp_path, name="shop", text="none", max_bad=0.5)
+    kept = {"orders": {3: "three"}, "products": {2: "two", 3: "three"}}[floats]
+    assert data.users.ids.tolist() == ([7, 9] if floats == "orders" else [7, 8, 9])
+    assert dict(zip(data.items.ids.tolist(), data.titles, strict=True)) == kept
+    data.save(tmp_path / "out")
+
+
+def test_an_id_that_is_missing_in_one_month_leaves_those_of_others_as_they_are(tmp_path):
+    write(tmp_path / "orders-1.csv", "user,sku\n7,1\n")
+    write(tmp_path / "orders-2.csv", "user,sku\n7.0,2\n,3\n")
+    data = prepare(tmp_path, name="shop", max_bad=0.5)
+    assert (data.users.ids.tolist(), data.items.ids.tolist()) == ([7], [1, 2])

@@ -18,6 +18,9 @@ RawIds = np.ndarray[Any, Any]
 NO_IDS = ("", "NULL", "null", r"\N", "NaN", "nan", "None", "<NA>")
 """What databases and data frames write where there is no id; looked for in raw tables only."""
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_POINTED = r"^(?:0|-?[1-9][0-9]{0,15})\.0$"
+_EXACT = 1 << 53
+"""Up to here a float names one whole number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,34 @@ class IdMap:
     def take(self, keep: IntArray | BoolArray) -> IdMap:
         """Keep the ids at ascending indices, or where a mask is true."""
         return IdMap(self.ids[keep], self.kind)
+
+
+def whole_ids(column: pl.Series) -> pl.Series:
+    """Read ids of a raw table as the integers they were before a data frame made them floats.
+
+    One missing value is enough for that: all others are then written as `1001.0`, in text formats and others.
+    Columns in which any id is something else stay as they are: so do "5.10", "1e5" and "00123".
+    """
+    if column.dtype == pl.String:
+        if not _known(column.head(100)).str.contains(_POINTED).all():
+            return column  # spares a look at all the others
+        plain = _known(column)
+        if not (plain.count() and plain.str.contains(_POINTED).all()):
+            return column
+        numbers = plain.str.head(-2).cast(pl.Int64)
+    elif column.dtype.is_float() or column.dtype.is_decimal():
+        plain = column.fill_nan(None) if column.dtype.is_float() else column
+        numbers = plain.cast(pl.Int64, strict=False)
+        if numbers.null_count() > plain.null_count() or not (numbers.cast(plain.dtype) == plain).all():
+            return column
+    else:
+        return column
+    exact = plain.dtype.is_decimal() or int(numbers.abs().max() or 0) < _EXACT  # type: ignore[arg-type]
+    return numbers.alias(column.name) if exact else column
+
+
+def _known(column: pl.Series) -> pl.Series:
+    return column.alias("").set(column.is_in(NO_IDS), None)  # "^.*$" would name a pattern of columns
 
 
 def index_ids(column: pl.Series) -> tuple[RawIds, IntArray]:

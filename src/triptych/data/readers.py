@@ -20,7 +20,7 @@ from triptych.data.columns import (
     resolve_columns,
 )
 from triptych.data.filters import Filters, Step, filter_rows
-from triptych.data.ids import IdMap, id_array, index_ids
+from triptych.data.ids import IdMap, id_array, index_ids, whole_ids
 from triptych.data.interactions import Interactions
 from triptych.data.tables import naming, read_table
 from triptych.data.texts import as_text
@@ -97,8 +97,8 @@ def interactions_from_frame(
                 wanted="the column that says how the rows are split",
                 fix="Add --label COLUMN",
             )
-        users, user = index_ids(frame[str(columns.user)])
-        items, item = index_ids(frame[str(columns.item)])
+        users, user = index_ids(whole_ids(frame[str(columns.user)]))
+        items, item = index_ids(whole_ids(frame[str(columns.item)]))
         rating = None if columns.rating is None else read_numbers(frame[columns.rating])
         timestamp = None if columns.timestamp is None else read_times(frame[columns.timestamp])
         label = None if columns.label is None else read_labels(frame[columns.label], label_meaning)
@@ -154,6 +154,7 @@ def read_item_table(
     frame = read_table(path, bad, encoding=encoding)
     with naming(Path(path).name):
         item = item_column(frame, item, like, flag="--item-column")
+    frame = frame.with_columns(whole_ids(frame[item]))
     frame = frame.filter(_first_rows(frame[item], Path(path).name, bad))
     with naming(Path(path).name):
         if title is None:
@@ -191,6 +192,7 @@ def distinct_ids(column: pl.Series) -> np.ndarray[Any, Any]:
     Raises:
         DataError: an id is missing or repeated.
     """
+    column = whole_ids(column)
     if (repeated := column.is_duplicated() & column.is_not_null()).any():
         at = int(repeated.arg_max() or 0)
         raise DataError(

@@ -20,7 +20,7 @@ from triptych.data.arrays import BoolArray, IntArray, RawId
 from triptych.data.columns import existing_column
 from triptych.data.conditions import Condition
 from triptych.data.frames import check_suffix, write_frames
-from triptych.data.ids import IdMap, id_array
+from triptych.data.ids import IdMap, id_array, whole_ids
 from triptych.data.split import Pairs, Split
 from triptych.data.tables import existing_file, read_table
 from triptych.errors import ConfigError, DataError, UnknownIdError, nearest
@@ -297,7 +297,7 @@ def read_users(path: str | Path, column: str | None = None) -> list[RawId]:
     else:
         frame = read_table(path)
         named = frame[existing_column(frame, column or frame.columns[0], "--user-column")]
-        ids = id_array(named).tolist()  # of all rows, so that a message counts as the file does
+        ids = id_array(whole_ids(named)).tolist()  # of all rows, so that a message counts as the file does
     return list(dict.fromkeys(ids))
 
 

@@ -25,7 +25,7 @@ from triptych.data.columns import (
 )
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures
-from triptych.data.ids import IdMap
+from triptych.data.ids import IdMap, whole_ids
 from triptych.data.layouts.base import MEDIA_ROLES, MEDIA_SUFFIXES, Hints, Layout
 from triptych.data.lines import unpacked_name
 from triptych.data.readers import read_item_table
@@ -135,8 +135,12 @@ class Tables(Layout):
         read = partial(read_table, bad=bad, encoding=self.hints.encoding)
         frames = [read(part, may_be_empty=len(parts) > 1) for part in parts]
         filled = [frame for frame in frames if frame.height] or [read(parts[0])]  # which says what is wrong
-        frame = _below_one_another(filled)
-        columns, said = usual_columns(frame, self.hints.columns), self.hints.columns.timestamp
+        columns, said = usual_columns(filled[0], self.hints.columns), self.hints.columns.timestamp
+        ids = {columns.user, columns.item}  # floats in those parts alone in which one is missing
+        frame = _below_one_another(
+            [part.with_columns(whole_ids(column) for column in part if column.name in ids) for part in filled]
+        )
+        columns = usual_columns(frame, self.hints.columns)
         if said is None and columns.timestamp and not _holds_times(frame[columns.timestamp]):
             columns = replace(columns, timestamp=None)  # it was only found; that it is not read is said
         return frame, columns
