@@ -73,7 +73,7 @@ def read_table(
         raise DataError(
             f"{path} has the suffix '{suffix}'",
             wanted="a table: " + ", ".join(sorted(_READERS)),
-            fix="Rename or convert it",
+            fix=way_to_tables(path) or "Save it as CSV, Parquet or JSON lines",
         )
     _check_encoding(path, encoding)
     try:
@@ -125,6 +125,20 @@ def is_table(path: Path) -> bool:
         case ".txt":  # prose is none
             return any(separator in line for line in first_lines(path) for separator in b",;\t|")
     return table_suffix(path) in _READERS
+
+
+def way_to_tables(path: Path) -> str:
+    """Say how to make tables of a file that is none, or of such files in a folder; empty if nobody knows."""
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    ways = []
+    for file in files:
+        suffix, name = table_suffix(file), printable(file.name)
+        if suffix == ".json" and not is_table(file):
+            ways.append(
+                f"{name} is one JSON document: save the list of records in it by itself, or as JSON lines"
+            )
+        ways += [f"{name} is {what}" for suffixes, what in _HOLD_TABLES.items() if suffix in suffixes]
+    return "; ".join(ways[:_MOST_WAYS])
 
 
 def table_suffix(path: Path) -> str:
@@ -356,6 +370,11 @@ def _read_json(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
     return read_json_lines(path, bad=bad)
 
 
+_MOST_WAYS = 3
+_HOLD_TABLES = {
+    (".zip", ".7z", ".rar", ".tar", ".tgz"): "an archive: unpack it, and give the folder",
+    (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"): "a workbook: save its sheets as CSV, a file each",
+}
 _TYPED = {".inter", ".item"}  # RecBole's and MMRec's: tabs, no quoting, types in the header
 _READERS: dict[str, Callable[[Path, BadRows, str], pl.DataFrame]] = {
     ".csv": _read_text,

@@ -347,3 +347,39 @@ def test_a_time_that_was_only_found_and_is_none_is_left_unread(tmp_path, values)
     said = Tables.find(tmp_path, Hints(columns=Columns(timestamp="Order Date")))
     assert said is not None
     assert said.read_interactions(BadRows())[1].timestamp == "Order Date"  # which is refused later
+
+
+def test_tables_without_well_known_names_are_listed_with_the_way_out(tmp_path):
+    (tmp_path / "auftraege.csv").write_text("Auftrag;Kundennummer\n1;a\n")
+    (tmp_path / "zeilen.csv").write_text("Auftrag;Artikelnummer\n1;x\n")
+    listed = r"auftraege\.csv \(Auftrag, Kundennummer\); zeilen\.csv \(Auftrag, Artikelnummer\)"
+    way = "--user COLUMN --item COLUMN; if users and items are in different tables, join these first"
+    with pytest.raises(DataError, match=f"by well-known names: {listed}.*{way}"):
+        find_layout(tmp_path)
+    said = Columns(user="Kundennummer", item="Artikelnummer")
+    with pytest.raises(DataError, match=f"by --user Kundennummer and --item Artikelnummer: {listed}.*{way}"):
+        find_layout(tmp_path, hints=Hints(columns=said))
+    (tmp_path / "zeilen.csv").rename(tmp_path / "zeilen.xlsx")
+    with pytest.raises(
+        DataError, match=r"auftraege\.csv \(.*zeilen\.xlsx is a workbook: save its sheets as CSV"
+    ):
+        find_layout(tmp_path)
+
+
+NO_TABLES = {
+    "shop.zip": (b"PK\x03\x04", "shop.zip is an archive: unpack it, and give the folder"),
+    "shop.xlsx": (b"PK\x03\x04", "shop.xlsx is a workbook: save its sheets as CSV"),
+    "shop.json": (
+        b'{\n "orders": [{"user": 1, "sku": 2}]\n}',
+        "shop.json is one JSON document: save the list",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_TABLES)
+def test_a_file_that_only_holds_tables_is_called_what_it_is(tmp_path, name):
+    content, message = NO_TABLES[name]
+    (tmp_path / name).write_bytes(content)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(DataError, match=f"does not look like any layout.*{message}"):
+            find_layout(path)

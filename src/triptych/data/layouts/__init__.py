@@ -13,6 +13,7 @@ from triptych.data.layouts.mmrec import MMRec
 from triptych.data.layouts.movielens import MovieLens
 from triptych.data.layouts.plain import Tables
 from triptych.data.layouts.recbole import RecBole
+from triptych.data.tables import way_to_tables
 from triptych.errors import ConfigError, DataError, nearest
 
 __all__ = ["LAYOUTS", "MEDIA_ROLES", "Hints", "Layout", "find_layout"]
@@ -62,5 +63,5 @@ def find_layout(path: Path, name: str | None = None, hints: Hints = Hints()) -> 
     raise DataError(
         f"{path} does not look like {what}",
         wanted="one of: " + "; ".join(layout.title for layout in LAYOUTS),
-        fix="Give the file of interactions itself, and its items with --items",
+        fix=way_to_tables(path) or "Give the file of interactions itself, and its items with --items",
     )

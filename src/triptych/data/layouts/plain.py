@@ -29,7 +29,7 @@ from triptych.data.ids import IdMap, whole_ids
 from triptych.data.layouts.base import MEDIA_ROLES, MEDIA_SUFFIXES, Hints, Layout
 from triptych.data.lines import unpacked_name
 from triptych.data.readers import read_item_table
-from triptych.data.tables import is_table, naming, printable, read_header, read_table
+from triptych.data.tables import is_table, naming, printable, read_header, read_table, way_to_tables
 from triptych.data.times import read_times
 from triptych.errors import DataError, nearest
 
@@ -229,9 +229,25 @@ def _say_why_none(path: Path, headers: Mapping[Path, pl.DataFrame], said: Column
                 fix=nearest(name, there),
             )
     meant = [entry for entry, head in headers.items() if head.width and named.keys() <= set(head.columns)]
-    if len(meant) == 1:
+    others = way_to_tables(path)
+    if len(meant) == 1 and not others:
         with naming(meant[0].name):
             resolve_columns(headers[meant[0]], Columns(user=said.user, item=said.item))
+    listed = [f"{entry.name} ({_shortly(head.columns)})" for entry, head in headers.items() if head.width]
+    if listed:
+        which = " and ".join(f"{option} {name}" for name, option in named.items()) or "well-known names"
+        raise DataError(
+            f"{path} does not look like any layout that Triptych knows, and none of its tables has a user "
+            f"and an item column by {which}: {_shortly(listed, '; ')}",
+            wanted="a table with both",
+            fix="Name them with --user COLUMN --item COLUMN; if users and items are in different tables, "
+            "join these first" + (f". {others}" if others else ""),
+        )
+
+
+def _shortly(names: Sequence[str], between: str = ", ") -> str:
+    more = [f"and {len(names) - _MOST_NAMED:,} more"] if len(names) > _MOST_NAMED else []
+    return between.join([*names[:_MOST_NAMED], *more])
 
 
 def _of_items(headers: Mapping[Path, pl.DataFrame], like: str, hints: Hints) -> list[Path]:
