@@ -221,6 +221,14 @@ def check_against_sql(condition: tuple[str, str], rows: list[dict]) -> None:
     assert ours.tolist() == sql["hit"].fill_null(value=False).to_list()
 
 
+def test_prices_may_have_decimal_commas():
+    prices = pl.DataFrame({"Preis": ["4,5", "1.234,56", "19", None, ""]})
+    assert Condition.parse("Preis < 20").mask(prices, 5).tolist() == [True, False, True, False, False]
+    unclear = pl.DataFrame({"Preis": ["1,234", "950"]})
+    with pytest.raises(ConfigError, match="holds '1,234', and whether its comma parts decimals or thousands"):
+        Condition.parse("Preis < 20").mask(unclear, 2)
+
+
 @given(CONDITIONS, ROWS)
 @settings(max_examples=150, deadline=None)
 def test_sql_agrees(condition: tuple[str, str], rows: list[dict]):

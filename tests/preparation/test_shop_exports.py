@@ -327,3 +327,32 @@ def test_an_id_that_is_missing_in_one_month_leaves_those_of_others_as_they_are(t
     write(tmp_path / "orders-2.csv", "user,sku\n7.0,2\n,3\n")
     data = prepare(tmp_path, name="shop", max_bad=0.5)
     assert (data.users.ids.tolist(), data.items.ids.tolist()) == ([7], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["4,5", "3", "1.234,56"], [4.5, 3.0, 1234.56]),
+        (["0,125", "4", "5"], [0.125, 4.0, 5.0]),
+        (["1.234", "4,5", "NULL"], [1234.0, 4.5]),
+        (["4.5", "3", "2.25"], [4.5, 3.0, 2.25]),
+        (["1,234", "950", "5"], [950.0, 5.0]),  # a thousand and more, or a little more than one
+        (["4,5", "3.5", "5"], [3.5, 5.0]),
+    ],
+)
+def test_decimal_commas_are_read_where_all_of_a_column_can_be_read_so(tmp_path, written, read):
+    rows = "".join(f"u{n};i{n};{value}\n" for n, value in enumerate(written))
+    data = prepare(write(tmp_path / "a.csv", f"user;sku;rating\n{rows}"), name="a", max_bad=0.5)
+    assert data.interactions.rating.tolist() == read
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("damage", ["", "b;Topf;2;x;y\n"])
+def test_a_first_line_of_excel_says_what_parts_the_fields(tmp_path, encoding, damage):
+    path = write(
+        tmp_path / "a.csv", f"sep=;\nuser;sku;a,b,c,d\na;Tür;1\nc;Tor;2\n{damage}d;Hut;3;\n", encoding
+    )
+    name = encoding.removesuffix("-sig")
+    assert read_header(path, name) == ["user", "sku", "a,b,c,d"]
+    assert read_table(path, BadRows(0.5), encoding=name)["sku"].to_list()[:2] == ["Tür", "Tor"]
+    assert prepare(path, name="a", encoding=name, max_bad=0.5).items.ids.tolist() == ["Hut", "Tor", "Tür"]

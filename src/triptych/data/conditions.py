@@ -10,8 +10,9 @@
     VALUE:     'text' (a quote in it is doubled), a number, true or false; a time is a text: '2024-01-31'
 
 Comparisons and `in` take texts as they are; `like` and `contains` ignore upper and lower case. A column of
-text that holds nothing but numbers, as read from CSV, may be compared with a number. What is missing (null,
-NaN, an empty text) matches nothing but `is missing`: neither a test nor its `not`, as in SQL.
+text that holds nothing but numbers, as read from CSV, may be compared with a number; 4,5 is one where all of
+the column can be read so. What is missing (null, NaN, an empty text) matches nothing but `is missing`:
+neither a test nor its `not`, as in SQL.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import numpy as np
 import polars as pl
 
 from triptych.data.arrays import BoolArray
+from triptych.data.values import as_numbers
 from triptych.errors import ConfigError, ShapeError, nearest
 
 MAX_LENGTH = 4_096
@@ -211,10 +213,13 @@ def _comparable(column: pl.Series, value: Value) -> tuple[pl.Series, Value | dat
             raise _refused(column, repr(value), "a column of text; a number is written without quotes")
         return column, value
     if column.dtype == pl.String:  # of tables of text, which hold prices such as 19.99 so
-        numbers = column.cast(pl.Float64, strict=False).fill_nan(None)
+        numbers = as_numbers(column).fill_nan(None)
         strange = column.filter(column.is_not_null() & numbers.is_null())
         if len(strange):
-            raise _refused(column, _shown(value), f"a column of numbers; this one holds {strange[0]!r}")
+            said = f"a column of numbers; this one holds {strange[0]!r}"
+            if "," in strange[0]:
+                said += ", and whether its comma parts decimals or thousands is not clear from the others"
+            raise _refused(column, _shown(value), said)
         return numbers, float(value)
     if not column.dtype.is_numeric():
         raise _refused(column, _shown(value), "a column of numbers")

@@ -12,7 +12,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -52,8 +54,8 @@ def read_table(
     """Read a table by its suffix, compressed text included (`.csv.gz`).
 
     Text formats give strings, except for columns that hold canonical integers only: ids such as
-    "007" stay as they are. Blank lines are skipped, and so are spaces around a field,
-    save in RecBole's files.
+    "007" stay as they are. A first line such as `sep=;` is Excel's, and no header. Blank lines are skipped,
+    and so are spaces around a field, save in RecBole's files.
 
     Args:
         path: the file.
@@ -105,8 +107,8 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
             if is_json_array(path):
                 return array_keys(path, _LINES_FOR_KEYS)
             return json_keys(_first_lines(path, encoding, _LINES_FOR_KEYS))
-        first = _first_line(path, encoding)
-        names = next(csv.reader([first], delimiter=_separator(first, suffix), quotechar='"'))
+        separator, header, _ = _dialect(path, encoding)
+        names = next(csv.reader([header], delimiter=separator, quotechar='"'))
         return _column_names(names, typed=suffix in _TYPED)
     except _UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -180,11 +182,6 @@ def naming(source: str) -> Iterator[None]:
         raise type(error)(f"{source}: {error.found}", wanted=error.wanted, fix=error.fix) from error
 
 
-def _first_line(path: Path, encoding: str) -> str:
-    """Read the first line that is not blank."""
-    return next(_first_lines(path, encoding, 1), "")
-
-
 def _first_lines(path: Path, encoding: str, n: int) -> Iterator[str]:
     """Read the first n lines that are not blank."""
     with open_bytes(path) as file:
@@ -197,6 +194,29 @@ def _first_lines(path: Path, encoding: str, n: int) -> Iterator[str]:
                 yield line.rstrip("\r\n")
 
 
+class _Dialect(NamedTuple):
+    """How a text table is written.
+
+    Args:
+        separator: what parts the fields.
+        header: its line.
+        n_before: lines before that.
+    """
+
+    separator: str
+    header: str
+    n_before: int
+
+
+def _dialect(path: Path, encoding: str) -> _Dialect:
+    """Say how a text table is written, by its first line, or by what Excel says before it."""
+    first, second, *_ = *_first_lines(path, encoding, 2), "", ""
+    suffix = table_suffix(path)
+    if suffix not in _TYPED and (said := re.fullmatch(r"sep=([,;\t|])", first, re.IGNORECASE)):
+        return _Dialect(said[1], second, 1)
+    return _Dialect(_separator(first, suffix), first, 0)
+
+
 def _separator(first_line: str, suffix: str) -> str:
     """Say what parts the fields: what the header has most of outside quotes, of equals the suffix's own."""
     usual = "," if suffix == ".csv" else "\t"
@@ -207,24 +227,29 @@ def _separator(first_line: str, suffix: str) -> str:
 
 
 def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
-    suffix = table_suffix(path)
-    typed = suffix in _TYPED
-    first_line = _first_line(path, encoding)
-    separator = _separator(first_line, suffix)
-    if (n_columns := first_line.count(separator) + 1) > MOST_COLUMNS:
+    typed = table_suffix(path) in _TYPED
+    dialect = separator, header, n_before = _dialect(path, encoding)
+    if (n_columns := header.count(separator) + 1) > MOST_COLUMNS:
         raise ValueError(f"{n_columns:,} columns, and more than {MOST_COLUMNS:,} are not looked at")
-    if "\ufffd" in first_line:
+    if "\ufffd" in header:
         raise ValueError(f"its header is not {encoding}, which another --encoding may read")
     csv.field_size_limit(_LONGEST_FIELD)
     try:
         source = _source(path, encoding)
         quote = None if typed else '"'  # RecBole's files know no quoting
-        frame = pl.read_csv(source, separator=separator, quote_char=quote, infer_schema=False, glob=False)
+        frame = pl.read_csv(
+            source,
+            separator=separator,
+            quote_char=quote,
+            infer_schema=False,
+            glob=False,
+            skip_lines=n_before,
+        )
         if quote:
             check_quotes(source, separator, n_columns)
         frame.columns = _distinct(_column_names(_as_written(frame.columns), typed))
     except (pl.exceptions.ComputeError, UnicodeDecodeError, csv.Error):
-        frame = _read_row_by_row(path, bad, encoding, separator, typed)
+        frame = _read_row_by_row(path, bad, encoding, dialect, typed)
     if frame.width > 1 and frame.to_series(0).null_count():
         n_rows = frame.height
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
@@ -281,16 +306,17 @@ def _source(path: Path, encoding: str) -> Path | bytes:
     return unpacked(path)
 
 
-def _read_row_by_row(path: Path, bad: BadRows, encoding: str, separator: str, typed: bool) -> pl.DataFrame:
+def _read_row_by_row(path: Path, bad: BadRows, encoding: str, dialect: _Dialect, typed: bool) -> pl.DataFrame:
     """Read a damaged table slowly, leaving out rows badly quoted, too long or of another encoding."""
     codec = "utf-8-sig" if _is_utf8(encoding) else encoding
+    separator = dialect.separator
     with io.TextIOWrapper(open_bytes(path), encoding=codec, errors="surrogateescape", newline="") as text:
         rows = csv.reader(
             text, delimiter=separator, strict=True, quoting=csv.QUOTE_NONE if typed else csv.QUOTE_MINIMAL
         )
         kept: list[list[str | None]] = []
         n_rows = 0
-        header = _distinct(_column_names(next(rows, []), typed))
+        header = _distinct(_column_names(next(islice(rows, dialect.n_before, None), []), typed))
         while True:
             before = rows.line_num
             try:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from triptych.data.arrays import FloatArray, LabelArray
+from triptych.data.ids import NO_IDS
 from triptych.data.interactions import TEST, TRAIN, VALID
 from triptych.errors import DataError
 
@@ -19,12 +20,34 @@ LABEL_MEANING: Mapping[str, int] = {
 
 _NO_NUMBER = 1e15
 
+_COMMA = r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)(?:,[0-9]+)?$"
+"""A number as much of Europe writes it: 4,5 and 1.234,56."""
+_GROUPED = r"^[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+$"
+"""What could as well be 1,234 for one thousand and more."""
+
+
+def as_numbers(column: pl.Series) -> pl.Series:
+    """Turn numbers and texts into Float64, null for a text that is none.
+
+    Texts have decimal commas where all of them can be read so, and one of them in no other way: "1,234" alone
+    could be a thousand and more, and is no number.
+    """
+    numbers = column.cast(pl.Float64, strict=False)
+    if column.dtype != pl.String or numbers.null_count() == column.null_count():
+        return numbers
+    texts = column.alias("").set(column.is_in(NO_IDS), None)  # "^.*$" would name a pattern of columns
+    with_comma = texts.filter(texts.str.contains(",", literal=True))
+    if with_comma.str.contains(_GROUPED).all() or not texts.str.contains(_COMMA).all():
+        return numbers
+    plain = texts.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+    return plain.cast(pl.Float64).alias(column.name)
+
 
 def read_numbers(column: pl.Series, largest: float = _NO_NUMBER) -> FloatArray:
     """Read numbers, NaN where there is none, or one beyond all that is ever counted.
 
     Args:
-        column: (n,) numbers, or text.
+        column: (n,) numbers, or text; see `as_numbers`.
         largest: numbers of this size and more count as none.
 
     Raises:
@@ -36,7 +59,7 @@ def read_numbers(column: pl.Series, largest: float = _NO_NUMBER) -> FloatArray:
             wanted="numbers",
             fix="Choose another column",
         )
-    numbers = column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
+    numbers = as_numbers(column).fill_null(float("nan")).to_numpy()
     return np.where(np.abs(numbers) < largest, numbers, np.nan)
 
 
