@@ -279,7 +279,7 @@ def test_what_odd_pictures_and_items_are_left_out_is_told(call, tmp_path):
     words = call("prepare", tmp_path / "in", *LIGHT, "--cache", tmp_path, "--out", tmp_path / "data").stdout
     for told in (
         "Not used, since it is not clear what they are: prices.csv",
-        "Item table: 3 rows, 2 unknown items, 2 items without row",
+        "Item table: 3 rows, 2 without interactions: left out, 2 items without row",
         "image: left out 1 no picture",
         "no picture: 15.png",
         "image: 1 files of no item",

@@ -105,8 +105,12 @@ def _show_origin(provenance: Mapping[str, Any]) -> None:
         shown = _first_names(columns)
         out.print(f"Columns not read of {file}: {shown}", highlight=False, markup=False)
     if items := provenance.get("items"):
+        kept = any(step.get("items_removed") for step in provenance.get("steps", []))
+        words = {"unknown_items": f"without interactions{' that were kept' if kept else ''}: left out"}
         odd = ", ".join(
-            f"{count:,} {what.replace('_', ' ')}" for what, count in items.items() if what != "rows" and count
+            f"{count:,} {words.get(what, what.replace('_', ' '))}"
+            for what, count in items.items()
+            if what != "rows" and count
         )
         out.print(
             f"Item table: {items['rows']:,} rows" + (f", {odd}" if odd else ""), highlight=False, markup=False
