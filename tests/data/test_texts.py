@@ -30,6 +30,17 @@ def test_words_at_both_ends_are_always_written():
 def test_the_usual_template_takes_what_there_is():
     assert TextTemplate.usual(["price", "description", "title"]).pattern == "{title}. {description}"
     assert TextTemplate.usual(["price"]) is None
+    exported = ["Product Description", "Product Name", "name", "Brand"]
+    assert TextTemplate.usual(exported).pattern == "{name}. {Brand}. {Product Description}"
+
+
+def test_columns_may_be_named_as_their_file_spells_them():
+    table = pl.DataFrame({"title": ["Mug"], "Long Text": ["Big"], "Product Name": ["M-1"]})
+    template = TextTemplate("{Title} {name} {product_name} {long_text}")
+    assert template.columns_of(table) == ["title", "title", "Product Name", "Long Text"]
+    assert template.fill(table) == ["Mug Mug M-1 Big"]
+    with pytest.raises(ConfigError, match=r"names the column 'Titel'.*Did you mean 'title'"):
+        TextTemplate("{Titel}").fill(table)
 
 
 def test_lists_and_numbers_become_words():

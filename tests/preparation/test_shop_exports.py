@@ -12,7 +12,7 @@ from PIL import Image
 
 from triptych.data.bad_rows import BadRows
 from triptych.data.tables import read_header, read_table
-from triptych.errors import DataError
+from triptych.errors import ConfigError, DataError
 from triptych.preparation import prepare
 from triptych.preparation.item_files import find_item_files
 
@@ -356,3 +356,43 @@ def test_a_first_line_of_excel_says_what_parts_the_fields(tmp_path, encoding, da
     assert read_header(path, name) == ["user", "sku", "a,b,c,d"]
     assert read_table(path, BadRows(0.5), encoding=name)["sku"].to_list()[:2] == ["Tür", "Tor"]
     assert prepare(path, name="a", encoding=name, max_bad=0.5).items.ids.tolist() == ["Hut", "Tor", "Tür"]
+
+
+LIGHT = {"text": "tfidf"}
+
+
+def test_what_shops_call_title_and_description_is_encoded(tmp_path):
+    write(tmp_path / "orders.csv", "client_id,sku_id\na,1\nb,2\n")
+    words = "product_name,product_description\n1,Blue mug,Holds hot tea\n2,Red lamp,Gives warm light\n"
+    write(tmp_path / "products.csv", f"sku_id,{words}")
+    data = prepare(tmp_path, name="shop", encoders=LIGHT)
+    assert data.titles == ["Blue mug", "Red lamp"]
+    assert data.provenance["features"]["text"]["template"] == "{title}. {product_description}"
+    said = prepare(tmp_path, name="shop", encoders=LIGHT, text="{product_name}. {product_description}")
+    assert said.features["text"].values.tolist() == data.features["text"].values.tolist()
+
+
+def test_that_no_text_is_encoded_is_said_with_what_would_be(tmp_path):
+    write(tmp_path / "orders.csv", "user,sku\na,1\nb,2\n")
+    write(tmp_path / "products.csv", "sku,words\n1,Blue mug\n2,Red lamp\n")
+    (said,) = prepare(tmp_path, name="shop").provenance["skipped"]
+    assert said.startswith("text: no text encoded: no column is called one of title, brand")
+    assert said.endswith('name columns with --text "{COLUMN}"')
+    assert "skipped" not in prepare(tmp_path, name="shop", text="none").provenance
+    assert "skipped" not in prepare(tmp_path / "orders.csv", name="shop").provenance
+
+
+def test_texts_without_words_are_named_by_the_ids_of_their_items(tmp_path):
+    write(tmp_path / "orders.csv", "user,sku\na,A-1\nb,B-2\nb,C-3\n")
+    write(tmp_path / "products.csv", "sku,title\nA-1,Blue mug\nB-2,7\nC-3,Red lamp\n")
+    facts = prepare(tmp_path, name="shop", encoders=LIGHT).provenance["features"]["text"]
+    assert facts["first_left_out"] == ["no word of two letters: item B-2"]
+
+
+def test_a_template_is_refused_before_pictures_are_encoded(tmp_path, monkeypatch):
+    write(tmp_path / "orders.csv", "user,sku\na,1\nb,2\n")
+    write(tmp_path / "products.csv", "sku,title\n1,Blue mug\n2,Red lamp\n")
+    paint(tmp_path / "pictures" / "1.png", "1")
+    monkeypatch.setattr("triptych.preparation.content.encode", None)  # which is not called
+    with pytest.raises(ConfigError, match="names the column 'titel'"):
+        prepare(tmp_path, name="shop", text="{titel}")

@@ -121,7 +121,8 @@ def prepare(
     ] = None,
     item_column: Annotated[str | None, typer.Option(help="The items table's id column.")] = None,
     title: Annotated[
-        str | None, typer.Option(help="The items table's title column; by default title, or else name.")
+        str | None,
+        typer.Option(help="The items table's title column; by default title, name or product_name."),
     ] = None,
     features: Annotated[
         list[str] | None,

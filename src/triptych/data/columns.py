@@ -24,6 +24,8 @@ _ITEM_NAMES = (
     {"skuid", "itemsku", "productsku", "articleid", "songid", "goodsid"},
     {"sku", "product", "article", "movie", "video", "track", "song", "book"},
 )
+TITLE_NAMES = ("title", "name", "producttitle", "productname", "itemtitle", "itemname")
+"""Names of the column of titles, spelled as by `plain_name`; the first wins."""
 _BARE_ID = "id"
 """Of a table of items, where it can mean one thing only; but any table may call its ids so."""
 _USER_WORDS = frozenset(name for names in _USER_NAMES for name in names) | {"people", "shopper", "subscriber"}

@@ -12,6 +12,7 @@ import polars as pl
 from triptych.data.arrays import BoolArray
 from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.data.columns import (
+    TITLE_NAMES,
     Columns,
     existing_column,
     free_name,
@@ -142,7 +143,7 @@ def read_item_table(
     Args:
         path: a table with one row per item.
         item: the column of item ids; None to find it.
-        title: the column of titles; None for `title`, or else `name`.
+        title: the column of titles; None for the one with a well-known name, such as `title`.
         like: what the interactions call their item column; tried before well-known names.
         bad: counts rows that cannot be read, and holds their limit; None to allow none.
         encoding: of text formats.
@@ -159,7 +160,7 @@ def read_item_table(
     with naming(Path(path).name):
         if title is None:
             plain = {plain_name(name): name for name in reversed(frame.columns)}
-            title = plain.get("title", plain.get("name"))
+            title = next((plain[name] for name in TITLE_NAMES if name in plain and plain[name] != item), None)
         columns = [pl.Series("item_id", id_array(frame[item]))]
         if title is not None:
             columns.append(as_text(frame[existing_column(frame, title, "--title")]).alias("title"))

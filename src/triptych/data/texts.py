@@ -9,11 +9,14 @@ from functools import cached_property
 
 import polars as pl
 
+from triptych.data.columns import TITLE_NAMES, plain_name
 from triptych.data.markup import without_markup
 from triptych.errors import ConfigError, DataError, nearest
 
 USUAL_COLUMNS = ("title", "brand", "categories", "category", "genres", "description")
 """The columns a template is made of when none is given, in this order: what most papers encode."""
+_ALSO_CALLED = {"title": TITLE_NAMES, "description": ("description", "productdescription", "itemdescription")}
+"""Other names of these, spelled as by `plain_name`; the first that a table has wins."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,10 @@ class TextTemplate:
     @classmethod
     def usual(cls, columns: Sequence[str]) -> TextTemplate | None:
         """Join those of `USUAL_COLUMNS` a table has; None if it has none of them."""
-        spelled = {column.lower(): column for column in columns}
-        known = [spelled[name] for name in USUAL_COLUMNS if name in spelled]
+        spelled = {plain_name(column): column for column in reversed(columns)}
+        names = (_ALSO_CALLED.get(usual, (usual,)) for usual in USUAL_COLUMNS)
+        found = (next((spelled[name] for name in some if name in spelled), None) for some in names)
+        known = [column for column in found if column is not None]
         return cls(". ".join(f"{{{name}}}" for name in known)) if known else None
 
     @cached_property
@@ -61,6 +66,28 @@ class TextTemplate:
         """The columns it names."""
         return [name for _, name in self._parts[0]]
 
+    def columns_of(self, table: pl.DataFrame) -> list[str]:
+        """Find the columns it names in a table: as they are spelled, or as their file spelled them.
+
+        That is another for small letters and spaces, and the title's is called `title` in an item table.
+
+        Raises:
+            ConfigError: the table lacks a column.
+        """
+        spelled = {plain_name(column): column for column in reversed(table.columns)}
+        found = []
+        for name in self.columns:
+            plain = plain_name(name)
+            other = spelled.get(plain) or (spelled.get("title") if plain in TITLE_NAMES else None)
+            if name not in table.columns and other is None:
+                raise ConfigError(
+                    f"the text template names the column '{name}'",
+                    wanted="one of " + ", ".join(table.columns),
+                    fix=nearest(name, table.columns),
+                )
+            found.append(name if name in table.columns else str(other))
+        return found
+
     def fill(self, table: pl.DataFrame) -> list[str | None]:
         """Write the text of each row; None where all columns are empty.
 
@@ -68,16 +95,10 @@ class TextTemplate:
         `triptych.data.markup`.
 
         Raises:
-            ConfigError: the table lacks a column.
+            ConfigError: the table lacks a column; see `columns_of`.
         """
-        for name in self.columns:
-            if name not in table.columns:
-                raise ConfigError(
-                    f"the text template names the column '{name}'",
-                    wanted="one of " + ", ".join(table.columns),
-                    fix=nearest(name, table.columns),
-                )
-        cells = [[without_markup(cell or "") for cell in as_text(table[name])] for name in self.columns]
+        columns = self.columns_of(table)
+        cells = [[without_markup(cell or "") for cell in as_text(table[name])] for name in columns]
         return [self._write(row) for row in zip(*cells, strict=True)]
 
     def _write(self, cells: tuple[str, ...]) -> str | None:

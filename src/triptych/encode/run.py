@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from triptych.data.arrays import RawId
 from triptych.data.bad_rows import BadRows
 from triptych.data.content import ContentError
 from triptych.data.features import ItemFeatures
@@ -81,6 +82,7 @@ def encode(
     contents: Sequence[Content | None],
     encoder: Encoder[Any] | CorpusEncoder,
     *,
+    names: Sequence[RawId] | None = None,
     cache_dir: Path | None = None,
     observer: Observer | None = None,
 ) -> Encoded:
@@ -94,6 +96,7 @@ def encode(
         kind: one of `KINDS`.
         contents: one per item: a text, or a path; None for nothing. Blank texts count as nothing.
         encoder: made for this kind.
+        names: what messages call the items, their raw ids; None for their places.
         cache_dir: where rows are remembered from run to run; not used for a `CorpusEncoder`. Where it cannot
             be written, `Effort.notes` says so.
         observer: sees the encoding go on.
@@ -103,7 +106,7 @@ def encode(
         ConfigError: the rows need more memory than is free. That is asked when the first batch has shown how
             wide they are; what the encoder itself takes for a batch is no part of it.
     """
-    task = _Task(kind, contents)
+    task = _Task(kind, contents, range(len(contents)) if names is None else names)
     if isinstance(encoder, CorpusEncoder):
         rows, effort = _encode_together(task, encoder)
     else:
@@ -145,9 +148,9 @@ class _Shared:
 class _Task:
     """The contents of all items, read one at a time, and which items are left out and why."""
 
-    def __init__(self, kind: str, contents: Sequence[Content | None]) -> None:
+    def __init__(self, kind: str, contents: Sequence[Content | None], names: Sequence[RawId]) -> None:
         self.left_out: dict[int, str] = {}
-        self._kind, self._contents = kind, contents
+        self._kind, self._contents, self._names = kind, contents, names
         self.word = KINDS[kind].word
 
     def __len__(self) -> int:
@@ -179,7 +182,7 @@ class _Task:
         """Name an item as people know it, without the folders of this machine."""
         content = self._contents[item]
         if content is None or (isinstance(content, str) and self._kind == "text"):
-            return f"item {item}"
+            return f"item {self._names[item]}"
         return Path(content).name
 
 

@@ -118,7 +118,8 @@ class ModelInputs:
             raise ConfigError(
                 "the data set has no item features",
                 wanted="at least one modality for this model",
-                fix="Prepare the data set with --features NAME=FILE, or choose a model of interactions alone",
+                fix="Prepare with --text, --images or --features NAME=FILE, or add some by triptych encode; "
+                "or choose a model of interactions alone",
             )
         chosen = tuple(self.features) if wanted is None else wanted
         for modality in chosen:

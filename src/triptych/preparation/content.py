@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from triptych.data.content import ContentError
 from triptych.data.dataset import Dataset
 from triptych.data.pictures import Thumbnails, open_picture
-from triptych.data.texts import TextTemplate
+from triptych.data.texts import USUAL_COLUMNS, TextTemplate
 from triptych.encode.encoder import KINDS, EncoderSpec
 from triptych.encode.registry import load_encoder
 from triptych.encode.run import Encoded, Observer, encode
@@ -110,6 +110,25 @@ def choose_content(
     ]
 
 
+def say_no_text(
+    data: Dataset, contents: Sequence[ContentSource], text: str | None, encoders: Mapping[str, str]
+) -> Dataset:
+    """Note that no text is encoded, where items have columns but none with a usual name.
+
+    Args:
+        data: the data set.
+        contents: what `choose_content` says is to be encoded.
+        text: a template, or "none", as it was said; None if nothing was.
+        encoders: modality -> encoder, as they were named.
+    """
+    chosen = text is not None or "text" in encoders or any(content.kind == "text" for content in contents)
+    if chosen or "text" in data.features or data.item_table.width == 1:
+        return data
+    names = ", ".join(USUAL_COLUMNS)
+    why = f'no text encoded: no column is called one of {names}; name columns with --text "{{COLUMN}}"'
+    return _skip(data, "text", why)
+
+
 class ContentObserver(Observer, Protocol):
     """Sees contents being encoded, one modality after the other."""
 
@@ -144,21 +163,33 @@ def add_content(
         DataError: none of the contents that were asked for can be used.
     """
     for content in contents:
+        if isinstance(content.source, TextTemplate):
+            content.source.columns_of(data.item_table)  # before hours are spent on pictures
+    for content in contents:
         try:
             inputs, where = _inputs(data, content)
             if not content.asked and not any(inputs):
-                data = _skip(data, content, f"nothing of any item in {_named(content)}{_unclear(where)}")
+                data = _skip(
+                    data, content.modality, f"nothing of any item in {_named(content)}{_unclear(where)}"
+                )
                 continue
             encoder = load_encoder(
                 content.kind, content.encoder or _usual_encoder(content.kind), device=device
             )
             if observer is not None:
                 observer.on_modality(content.modality, encoder.spec)
-            encoded = encode(content.kind, inputs, encoder, cache_dir=cache_dir, observer=observer)
+            encoded = encode(
+                content.kind,
+                inputs,
+                encoder,
+                names=data.items.ids.tolist(),
+                cache_dir=cache_dir,
+                observer=observer,
+            )
         except TriptychError as error:
             if content.asked or not _is_unusable(error):
                 raise
-            data = _skip(data, content, f"{error.found}. {error.fix}")
+            data = _skip(data, content.modality, f"{error.found}. {error.fix}")
             continue
         if observer is not None:
             observer.on_encoded(content.modality, encoded)
@@ -178,8 +209,8 @@ def _is_unusable(error: TriptychError) -> bool:
     return isinstance(error, DataError) or isinstance(error.__cause__, ImportError)
 
 
-def _skip(data: Dataset, content: ContentSource, why: str) -> Dataset:
-    skipped = [*data.provenance.get("skipped", []), f"{content.modality}: {why}"]
+def _skip(data: Dataset, modality: str, why: str) -> Dataset:
+    skipped = [*data.provenance.get("skipped", []), f"{modality}: {why}"]
     return replace(data, provenance={**data.provenance, "skipped": skipped})
 
 

@@ -25,7 +25,7 @@ from triptych.data.tables import naming
 from triptych.errors import ConfigError, DataError
 from triptych.files import sha256
 from triptych.memory import free_bytes, require_memory
-from triptych.preparation.content import NONE, ContentObserver, add_content, choose_content
+from triptych.preparation.content import NONE, ContentObserver, add_content, choose_content, say_no_text
 from triptych.preparation.needs import memory_to_read
 
 
@@ -68,7 +68,7 @@ def prepare(
             do that of a table of items found in a shop's folder.
         item_column: its column of item ids; None for the name it has among the interactions, or a
             well-known one.
-        title_column: its column of titles; None for `title` or `name`.
+        title_column: its column of titles; None for a well-known one, such as `title` or `name`.
         features: modality and file; a modality may have one file of dense rows and one of a graph. They
             stand in for those the layout finds.
         text: a template of the texts to encode; None for the usual columns there are; "none" for none.
@@ -140,6 +140,7 @@ def prepare(
         }
     data = Dataset(name, interactions, table.rows, attached, provenance)
     contents = choose_content(data, found.media, text, media or {}, encoders or {})
+    data = say_no_text(data, contents, text, encoders or {})
     return add_content(
         data, contents, cache_dir=cache_dir, device=device, thumbnails=thumbnails, observer=observer
     )
