@@ -66,6 +66,20 @@ def test_folders_that_are_no_items_only_sort_pictures(sales, tmp_path):
     assert find_item_files(data, "image", shards)[0][0] is None  # what its folder holds is others'
 
 
+@pytest.mark.parametrize("main", [None, "12.png", "main/12.png", "12/12.png"])
+def test_the_only_gallery_gives_its_pictures_to_no_other_item(tmp_path, main):
+    sales = write(tmp_path / "sales.csv", "user,sku\na,1\nb,2\nc,3\nc,12\nd,4\n")
+    for number in COLOURS:
+        paint(tmp_path / "pictures" / "12" / f"{number}.png", number)
+    paint(tmp_path / "pictures" / "2.png", "2")
+    if main:
+        paint(tmp_path / "pictures" / main, "1")
+    files, facts = find_item_files(prepare(sales, name="shop"), "image", tmp_path / "pictures")
+    named = [None if file is None else file.relative_to(tmp_path / "pictures").as_posix() for file in files]
+    assert named == [None, "2.png", None, None, main]
+    assert facts["first_ambiguous"] == ["1", "3", *(["12"] if main is None else [])]
+
+
 def test_a_page_beside_a_picture_does_not_take_its_place(sales, tmp_path):
     media = tmp_path / "media"
     for item in COLOURS:

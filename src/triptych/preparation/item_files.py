@@ -23,8 +23,9 @@ def find_item_files(data: Dataset, modality: str, folder: Path) -> tuple[list[Pa
     """Find the file of each item in a folder and those below it.
 
     Files are found by the item's id, as their name or as that of their folder. Where folders named by items
-    share a name, such as 1.png, each holds the files of its item alone. If it still is not clear which file
-    is meant, the item gets none.
+    share a name, such as 1.png, each holds the files of its item alone. A file whose folder is named by one
+    item and itself by another is neither's, unless folders by number just sort files. If it still is not
+    clear which file is meant, the item gets none.
 
     Where the item table has a column MODALITY_file, its names are compared with the files from the end:
     "shop/mug/front.png" is the file that shares the longest tail, be it "front.png" alone. Where that leaves
@@ -77,6 +78,7 @@ def _by_id(names: Collection[str], folder: Path, paths: Iterable[Path]) -> dict[
         for name in (path.name, *_other_spellings(path.name)):
             if name in names:
                 by_name.setdefault(name, []).append(path)
+    unclear: set[str] = set()
     apart = {path for files in within.values() for path in files}
     # Where items' folders share a name, names mean little there.
     if any(_n_folders(apart.intersection(files)) > 1 for files in by_name.values()):
@@ -84,9 +86,33 @@ def _by_id(names: Collection[str], folder: Path, paths: Iterable[Path]) -> dict[
         candidates = {name: within.get(name) or by_name.get(name, []) for name in names}
     else:
         theirs = {path for files in by_name.values() for path in files}
+        doubtful = {path for path in apart & theirs if not _is_clear(path, by_name.get(path.parent.name, []))}
+        unclear = {path.parent.name for path in doubtful}
+        unclear |= {name for name, files in by_name.items() if doubtful.intersection(files)}
+        by_name = {name: [path for path in files if path not in doubtful] for name, files in by_name.items()}
         others = {name: [path for path in files if path not in theirs] for name, files in within.items()}
         candidates = {name: by_name.get(name) or others.get(name, []) for name in names}
-    return {name: files[0] if _n_folders(files) == 1 else None for name, files in candidates.items() if files}
+    found = {
+        name: files[0] if _n_folders(files) == 1 else None for name, files in candidates.items() if files
+    }
+    return dict.fromkeys(unclear) | found
+
+
+def _is_clear(path: Path, own: Collection[Path]) -> bool:
+    """Say whether a file named by an item is that item's, though its folder is named by one too.
+
+    Args:
+        path: the file.
+        own: the files named by the item that its folder is named by. Where folders by number just sort files,
+            that item's own lies in another of them, beside this one.
+    """
+    return path in own or any(
+        file.parent != path.parent
+        and file.parent.parent == path.parent.parent
+        and file.parent.name.isdecimal()
+        and path.parent.name.isdecimal()
+        for file in own
+    )
 
 
 def _n_folders(files: Iterable[Path]) -> int:
