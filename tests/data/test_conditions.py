@@ -221,6 +221,14 @@ def check_against_sql(condition: tuple[str, str], rows: list[dict]) -> None:
     assert ours.tolist() == sql["hit"].fill_null(value=False).to_list()
 
 
+def test_words_of_truth_are_as_good_as_booleans():
+    table = pl.DataFrame({"on_sale": ["true", "FALSE", None, ""], "word": ["true", "maybe", None, "false"]})
+    assert Condition.parse("on_sale = true").mask(table, 4).tolist() == [True, False, False, False]
+    assert Condition.parse("not on_sale = true").mask(table, 4).tolist() == [False, True, False, False]
+    with pytest.raises(ConfigError, match="a column of true and false"):
+        Condition.parse("word = true").mask(table, 4)
+
+
 def test_prices_may_have_decimal_commas():
     prices = pl.DataFrame({"Preis": ["4,5", "1.234,56", "19", None, ""]})
     assert Condition.parse("Preis < 20").mask(prices, 5).tolist() == [True, False, True, False, False]

@@ -410,3 +410,32 @@ def test_a_template_is_refused_before_pictures_are_encoded(tmp_path, monkeypatch
     monkeypatch.setattr("triptych.preparation.content.encode", None)  # which is not called
     with pytest.raises(ConfigError, match="names the column 'titel'"):
         prepare(tmp_path, name="shop", text="{titel}")
+
+
+def test_what_excel_keeps_as_text_is_read_without_its_formula(tmp_path):
+    path = write(tmp_path / "a.csv", 'user,sku\na,="00123"\nb,"=""B,7"""\nc,"=x"\n')
+    assert read_table(path)["sku"].to_list() == ["00123", "B,7", "=x"]
+
+
+ADVICE = {
+    "user": (",1,5,2024-01-01", "or choose another column with --user, or let more"),
+    "rating": (
+        "a,1,good,2024-01-01",
+        r"or choose another column with --rating \(none reads none\), or let more",
+    ),
+    "timestamp": ("a,1,5,once", r"or write the times clearly \(2024-01-31 is a date\), or choose another"),
+}
+
+
+@pytest.mark.parametrize("role", ADVICE)
+def test_the_way_out_is_that_of_what_is_wrong(tmp_path, role):
+    row, advice = ADVICE[role]
+    path = write(tmp_path / "a.csv", f"user,sku,rating,date\nb,2,4,2024-01-02\n{row}\n")
+    with pytest.raises(DataError, match=f"Repair these rows, {advice}"):
+        prepare(path, name="a")
+
+
+def test_an_empty_table_may_be_moved_away(sales, tmp_path):
+    (tmp_path / "returns.csv").touch()
+    with pytest.raises(DataError, match=r"returns\.csv is empty.*move it out of its folder"):
+        prepare(tmp_path, name="shop")

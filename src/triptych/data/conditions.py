@@ -10,9 +10,9 @@
     VALUE:     'text' (a quote in it is doubled), a number, true or false; a time is a text: '2024-01-31'
 
 Comparisons and `in` take texts as they are; `like` and `contains` ignore upper and lower case. A column of
-text that holds nothing but numbers, as read from CSV, may be compared with a number; 4,5 is one where all of
-the column can be read so. What is missing (null, NaN, an empty text) matches nothing but `is missing`:
-neither a test nor its `not`, as in SQL.
+text that holds nothing but numbers, as read from CSV, may be compared with a number (4,5 is one where all of
+the column can be read so), and one of the words true and false alone with these. What is missing (null, NaN,
+an empty text) matches nothing but `is missing`: neither a test nor its `not`, as in SQL.
 """
 
 from __future__ import annotations
@@ -203,6 +203,8 @@ def _comparable(column: pl.Series, value: Value) -> tuple[pl.Series, Value | dat
         ConfigError: they are of different kinds.
     """
     if isinstance(value, bool):
+        if column.dtype == pl.String and (words := column.str.to_lowercase()).is_in(["true", "false"]).all():
+            column = words == "true"  # of tables of text
         if column.dtype != pl.Boolean:
             raise _refused(column, _shown(value), "a column of true and false")
         return column, value

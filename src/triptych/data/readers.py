@@ -208,6 +208,17 @@ def _kept(column: np.ndarray[Any, Any] | None, keep: BoolArray) -> Any:
     return column if column is None or keep.all() else column[keep]
 
 
+_OTHER_COLUMNS = {
+    "user": "choose another column with --user",
+    "item": "choose another column with --item",
+    "rating": "choose another column with --rating (none reads none)",
+    "timestamp": "write the times clearly (2024-01-31 is a date), or choose another column with --timestamp "
+    "(none reads none)",
+    "label": "choose another column with --label (none reads none)",
+}
+"""Role of a column -> what to do where its values cannot be used."""
+
+
 def _usable_rows(
     frame: pl.DataFrame, columns: Columns, file: str, bad: BadRows, **values: np.ndarray[Any, Any] | None
 ) -> BoolArray:
@@ -225,6 +236,7 @@ def _usable_rows(
     """
     n_rows = frame.height + bad.count(file)  # those that could not even be read
     usable = np.ones(frame.height, dtype=bool)
+    found: list[str] = []
     for role, column in values.items():
         if column is None:
             continue
@@ -238,7 +250,6 @@ def _usable_rows(
             )
             bad.add(file, f"no usable {role}", int(wrong.sum()), examples)
             usable &= ~wrong
-    fix = "Repair these rows (2024-01-31 is a clear date), or choose another column (--rating none, "
-    fix += "--timestamp none read none)"
-    bad.check(file, n_rows, fix)
+            found.append(_OTHER_COLUMNS[role])
+    bad.check(file, n_rows, ", or ".join(["Repair these rows", *found]))
     return usable

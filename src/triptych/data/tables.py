@@ -55,7 +55,7 @@ def read_table(
 
     Text formats give strings, except for columns that hold canonical integers only: ids such as
     "007" stay as they are. A first line such as `sep=;` is Excel's, and no header. Blank lines are skipped,
-    and so are spaces around a field, save in RecBole's files.
+    and so are spaces around a field and Excel's ="" around what is to stay text, save in RecBole's files.
 
     Args:
         path: the file.
@@ -164,7 +164,11 @@ def existing_file(path: str | Path) -> Path:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {what}", wanted="a file", fix="Check the path")
     if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty", wanted="a file with data", fix="Check how it was made")
+        raise DataError(
+            f"{path} is empty",
+            wanted="a file with data",
+            fix="Write it again, or move it out of its folder if it is not needed",
+        )
     return path
 
 
@@ -256,6 +260,7 @@ def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
         bad.add(path.name, "empty row", n_rows - frame.height, harmless=True)
     if not typed:
         frame = frame.with_columns(pl.all().str.strip_chars())
+        frame = frame.with_columns(_without_formula(column) for column in frame)
     return frame.with_columns(column.cast(pl.Int64) for column in frame if _is_integer(column))
 
 
@@ -349,6 +354,13 @@ def _read_row_by_row(path: Path, bad: BadRows, encoding: str, dialect: _Dialect,
                 )
     bad.check(path.name, n_rows, "Repair these rows, name their encoding with --encoding")
     return pl.DataFrame(kept, schema=dict.fromkeys(header, pl.String), orient="row")
+
+
+def _without_formula(column: pl.Series) -> pl.Series:
+    """Take Excel's way to keep noughts off: ="00123" is 00123."""
+    if not column.str.starts_with('="').any():
+        return column
+    return column.str.replace('^="([^"]*)"$', "$1")
 
 
 def _is_integer(column: pl.Series) -> bool:
