@@ -12,7 +12,7 @@ import torch
 
 import triptych as tt
 from triptych.data.interactions import TRAIN, VALID, Interactions
-from triptych.errors import ConfigError, DataError, StorageError, TrainingError, UnknownIdError
+from triptych.errors import ConfigError, DataError, ShapeError, StorageError, TrainingError, UnknownIdError
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.files import read_json, write_json
 from triptych.models.lightgcn import LightGCNConfig
@@ -91,6 +91,23 @@ def test_similar_items_are_the_nearest_by_cosine(run: Run):
     answer = run.similar("i002", k=3)
     assert [item.item_id for item in answer] == [f"i{i:03d}" for i in order]
     assert answer[0].score == pytest.approx(float(cosine[order[0]]), abs=1e-6)
+
+
+def test_conditions_leave_items_out_before_the_cut(run: Run):
+    odd = "title like 'Thing _' and not title in ('Thing 1', 'Thing 3')"
+    marks = np.isin(np.arange(10), [1, 3], invert=True)
+    every = [item.item_id for item in run.similar("i001", 9)]
+    kept = [item for item in every if item != "i003"]
+    for where in (odd, marks):
+        assert [item.item_id for item in run.similar("i001", 4, where=where)] == kept[:4]
+    assert [item.item_id for item in run.similar("i001", 9, where=odd)] == kept, "the item need not meet it"
+    assert run.similar("i001", 3, where="title = 'nothing'") == []
+    (one,) = run.recommend(["u003"], 10, exclude="none", where="title = 'Thing 4'")
+    assert [item.item_id for item in one.items] == ["i004"]
+    with pytest.raises(ConfigError, match="names the column 'status'"):
+        run.similar("i001", 3, where="status = 'active'")
+    with pytest.raises(ShapeError, match="marks of shape"):
+        run.similar("i001", 3, where=marks[:9])
 
 
 def test_what_nothing_ties_to_an_item_is_not_like_it():

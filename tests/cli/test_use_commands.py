@@ -201,6 +201,21 @@ def test_mistakes_are_answered_and_leave_nothing(call, folder: Path, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_similar_items_meet_a_condition(call, folder: Path):
+    words = ("similar", folder / "lightgcn", "i003", "-k", 5, "--where")
+    every = call(*words[:3], "-k", 19, "--json").json
+    some = call(*words, "price >= 10", "--json").json
+    assert (every["where"], some["where"]) == (None, "price >= 10")
+    kept = [item for item in every["items"] if int(item["item_id"][1:]) >= 10]
+    assert some["items"] == kept[:5]
+    assert "(no more than 2 to list)" in call(*words, "price in (3, 4, 7)").stdout
+    assert (
+        call(*words, "price > 99").stdout
+        == "lightgcn says of no item where price > 99 that it is like i003\n"
+    )
+    assert "the column 'prise'" in call(*words, "prise > 9").stderr
+
+
 def test_similar_names_what_it_lists_by(call, folder: Path):
     """Cosines are of vectors; closed forms have weights, of which some are above 1 or below -1 elsewhere."""
     heads = {

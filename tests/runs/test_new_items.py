@@ -151,6 +151,8 @@ def test_an_item_like_a_known_one_has_it_as_its_neighbour(split: Split):
         assert new.shares.sum(dim=1).tolist() == pytest.approx([1, 1])
     assert new.similar(2)[1][0].item_id == "i012"
     assert new.similar(2)[1][0].title == "Thing 12"
+    every = [item for item in new.similar(split.n_items)[1] if item.item_id != "i012"]
+    assert new.similar(2, where="title != 'Thing 12'")[1] == every[:2]
 
 
 def test_stand_ins_score_by_their_shares(split: Split):

@@ -131,6 +131,22 @@ def test_nobody_without_items_is_guessed_at(split: Split):
     assert fold_in(run, [], 4) == []
 
 
+@pytest.mark.parametrize("name", ["ease", "mf-bpr"])
+def test_a_condition_holds_for_those_with_items_and_those_without(name: str, split: Split):
+    run = trained(name, split)
+    histories = [["i001", "i002"], []]
+    gone = ["i003", "i004", "i017"]
+    where = "not item_id in ('i003', 'i004', 'i017')"
+    for every, some in zip(
+        fold_in(run, histories, 30), fold_in(run, histories, 30, where=where), strict=True
+    ):
+        assert some.basis == every.basis
+        assert some.items == [item for item in every.items if item.item_id not in gone]
+    marks = ~np.isin(split.data.items.ids, gone)
+    assert fold_in(run, histories, 5, where=marks) == fold_in(run, histories, 5, where=where)
+    assert all(len(entry.items) == 5 for entry in fold_in(run, histories, 5, where=where))
+
+
 def test_refusals(split: Split):
     run = trained("ease", split)
     with pytest.raises(UnknownIdError, match="item id 'i999'"):
@@ -138,6 +154,8 @@ def test_refusals(split: Split):
     for k in (0, 31):
         with pytest.raises(ConfigError, match="list lengths"):
             fold_in(run, [["i001"]], k)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        fold_in(run, [["i001"]], 3, where="price <")
     with pytest.raises(ConfigError, match="some users to hold out"):
         measure_new_users("ease", split.data, share=1.0)
 

@@ -95,6 +95,40 @@ def test_conditions_and_diversity_are_those_of_the_library(served, client):
     problem(client.get("/recommend?user=u0005&k=5&diversity=0.5&run=ease"), 400)  # it has no vectors
 
 
+def test_conditions_hold_for_items_alike_new_users_and_new_items(served, client):
+    """A product page, or a basket without a user, lists nothing that is sold out either."""
+    where = "category = 'Kitchen' and price < 60"
+    table = served.data.item_table
+    kitchen = (table["category"] == "Kitchen") & (table["price"].cast(float) < 60)
+    fit_items = set(table.filter(kitchen.fill_null(value=False))["item_id"])
+    bag, lamp = served.data.items.ids[[2, 40]].tolist()
+    for name, run in served.runs.items():
+        answer = ask(client, "/similar", item=bag, k=5, run=name, where=where)
+        same(answer["items"], run.similar(bag, 5, where=where))
+        assert set(ids(answer["items"])) <= fit_items
+        for items in ([bag, lamp], []):
+            question = {"items": items, "k": 5, "run": name, "where": where}
+            (expected,) = fold_in(run, [items], 5, where=where)
+            folded = fit("/users/new", client.post("/users/new", json=question))
+            same(folded["items"], expected.items)
+            assert len(folded["items"]) == 5
+            assert set(ids(folded["items"])) <= fit_items
+    by_text = ask(client, "/similar", item=bag, k=5, by="text", where=where)["items"]
+    assert len(by_text) == 5
+    assert set(ids(by_text)) <= fit_items
+    form = {"text": "Lamp in felt and wool", "k": 5, "where": where}
+    alike = fit("/items/new", client.post("/items/new", data=form))["similar"]
+    assert len(alike) == 5
+    assert set(ids(alike)) <= fit_items
+    bad = "colour = 1"
+    for refused in (
+        client.get("/similar", params={"item": bag, "where": bad}),
+        client.post("/users/new", json={"items": [bag], "where": bad}),
+        client.post("/items/new", data={**form, "where": bad}),
+    ):
+        assert "colour" in problem(refused, 400)["found"]
+
+
 def test_many_users_are_answered_in_the_order_asked_for(client):
     users = [f"u{1 + (7 * number) % 120:04d}" for number in range(300)]
     many = client.post("/recommend", json={"users": users, "k": 3}).json()["lists"]

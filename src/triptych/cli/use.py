@@ -15,6 +15,13 @@ from triptych.cli.output import err, out, print_facts, print_json, print_table
 from triptych.errors import ConfigError
 
 Length = Annotated[int, typer.Option("-k", "--k", help="List length.")]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="List only items whose columns meet a condition: \"category = 'Bags' and price < 60\".",
+    ),
+]
 
 
 @app.command(
@@ -42,13 +49,7 @@ def recommend(
         str,
         typer.Option(help="Items left out because the user has them: train, train+valid or all; or none."),
     ] = "all",
-    where: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CONDITION",
-            help="List only items whose columns meet a condition: \"category = 'Bags' and price < 60\".",
-        ),
-    ] = None,
+    where: Where = None,
     diversity: Annotated[
         float,
         typer.Option(
@@ -121,11 +122,15 @@ def recommend(
         )
 
 
-@app.command(epilog="Example: `triptych similar runs/freedom-shop-seed7 mug-0217 --k 5`")
+@app.command(
+    epilog="Example: `triptych similar runs/freedom-shop-seed7 mug-0217 --k 5`, or `triptych similar "
+    "runs/freedom-shop-seed7 mug-0217 --where \"status = 'active'\"`"
+)
 def similar(
     run_folder: RunFolder,
     item: Annotated[str, typer.Argument(help="A raw item id.", metavar="ITEM")],
     k: Length = 10,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
     """List the items nearest to an item, as the model scores."""
@@ -133,15 +138,18 @@ def similar(
     from triptych.scorer import EmbeddingScorer
 
     run = load(run_folder)
-    items = run.similar(item, k)
+    items = run.similar(item, k, where=where)
     if as_json:
-        print_json({"run": str(run_folder), "item_id": item, "items": [vars(entry) for entry in items]})
+        facts = {"run": str(run_folder), "item_id": item, "where": where}
+        print_json({**facts, "items": [vars(entry) for entry in items]})
         return
     if not items:
-        out.print(f"{run.record.name} says of no item that it is like {item}", markup=False, highlight=False)
+        which = "no item" if where is None else f"no item where {where}"
+        out.print(f"{run.record.name} says of {which} that it is like {item}", markup=False, highlight=False)
         return
+    short = "" if len(items) == k else f" (no more than {len(items)} to list)"
     print_table(
-        f"Items like {item}",
+        f"Items like {item}{short}",
         ["place", "item", "title", "cosine" if isinstance(run.scorer, EmbeddingScorer) else "score"],
         [
             (place, str(entry.item_id), entry.title or "", entry.score)

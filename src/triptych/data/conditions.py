@@ -93,7 +93,7 @@ class Condition:
             raise ConfigError(
                 f"a condition of {len(text):,} characters",
                 wanted=f"at most {MAX_LENGTH:,}",
-                fix="Put what it selects into a column of the item table",
+                fix="Put what it selects into a column of the table",
             )
         return cls(text, _Parser(text).read())
 
@@ -115,6 +115,29 @@ class Condition:
                 fix="Take the item table of the same data set",
             )
         return self.root.matches(table).fill_null(value=False).to_numpy()
+
+
+def matching_items(where: str | BoolArray | None, table: pl.DataFrame, n_items: int) -> BoolArray | None:
+    """Mark the items that may be listed: (I,); None for all.
+
+    Args:
+        where: a condition; or the marks themselves, (I,).
+        table: one row per item in index order.
+        n_items: I.
+
+    Raises:
+        ConfigError: the condition cannot be read, or does not fit the table.
+        ShapeError: the table, or the marks, are of other items.
+    """
+    if where is None or isinstance(where, str):
+        return None if where is None else Condition.parse(where).mask(table, n_items)
+    if where.shape != (n_items,) or where.dtype != np.bool_:
+        raise ShapeError(
+            f"marks of shape {where.shape} and type {where.dtype}",
+            wanted=f"true or false for each of {n_items:,} items",
+            fix="Mark the items in index order, or write a condition",
+        )
+    return where
 
 
 @dataclass(frozen=True)
@@ -250,7 +273,7 @@ def _refused(column: pl.Series, what: str, wanted: str) -> ConfigError:
     return ConfigError(
         f"the condition compares the column '{column.name}' of {column.dtype} values with {what}",
         wanted=wanted,
-        fix="Change the condition, or the column in the item table",
+        fix="Change the condition, or the column in the table",
     )
 
 

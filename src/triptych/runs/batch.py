@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from triptych.data.arrays import BoolArray, IntArray, RawId
 from triptych.data.columns import existing_column
-from triptych.data.conditions import Condition
 from triptych.data.frames import check_suffix, write_frames
 from triptych.data.ids import IdMap, id_array, whole_ids
 from triptych.data.split import Pairs, Split
@@ -254,9 +253,7 @@ class _Batch:
     ) -> None:
         data = run.split.data
         check_lengths([k], data.n_items)
-        self.allowed = None
-        if where is not None:
-            self.allowed = Condition.parse(where).mask(data.item_table, data.n_items)
+        self.allowed = run.matching(where)
         self.users = np.arange(data.n_users) if user_ids is None else _find(data.users, list(user_ids))
         needed = _memory_needed(run, len(self.users), k, diversity)
         needed += _BYTES_PER_ROW * min(k * len(self.users), rows_held)

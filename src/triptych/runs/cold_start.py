@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from triptych.data.arrays import FloatArray, IntArray, RawId
+from triptych.data.arrays import BoolArray, FloatArray, IntArray, RawId
 from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures
 from triptych.errors import ConfigError, nearest
@@ -35,7 +35,7 @@ from triptych.models.registry import model_entry
 from triptych.nn.content_graphs import ContentGraphs
 from triptych.runs.known_content import Content, KnownContent, nearest_rows
 from triptych.runs.rebuild import changed_inputs, content_graphs, fix_learned_graphs, same_split, transplant
-from triptych.runs.run import Run, ScoredItem
+from triptych.runs.run import Run, ScoredItem, only
 from triptych.scorer import (
     DenseWeights,
     EmbeddingScorer,
@@ -284,11 +284,17 @@ class NewItems:
         ]
         return torch.cat(parts)
 
-    def similar(self, k: int = 10) -> list[list[ScoredItem]]:
+    def similar(self, k: int = 10, *, where: str | BoolArray | None = None) -> list[list[ScoredItem]]:
         """List the known items nearest to each, by the cosine of vectors; of content where there are none.
 
+        Args:
+            k: list length.
+            where: a condition on the run's item table (`triptych.data.conditions`), or (I,) marks of the
+                known items that may be listed.
+
         Raises:
-            ConfigError: k is below 1 or above the number of known items.
+            ConfigError: k is below 1 or above the number of known items; or the condition cannot be read, or
+                does not fit the item table.
         """
         run = self.maker.run
         check_lengths([k], run.split.n_items)
@@ -297,6 +303,7 @@ class NewItems:
             near = F.normalize(self.vectors, dim=1) @ known.T
         else:
             near = self.maker.content.similarities(self.content)
+        near = only(near, run.matching(where))
         return [run._scored(items, scores) for scores, items in zip(*top_k(near, k), strict=True)]
 
     def audience(self, k: int = 10) -> list[list[ScoredUser]]:

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from triptych.data.arrays import IntArray, RawId
+from triptych.data.arrays import BoolArray, IntArray, RawId
 from triptych.data.split import Split
 from triptych.evaluation.ranking import BLOCK_SIZE, check_lengths, top_k
 from triptych.graph.bipartite import SideNormalisation, side_graph
 from triptych.graph.sparse import SparseGraph
-from triptych.runs.run import Recommendation, Run
+from triptych.runs.run import Recommendation, Run, only
 from triptych.scorer import EmbeddingScorer, FusedScorer, HistoryScorer, Scorer, normalise
 
 WEIGHTINGS: tuple[SideNormalisation, ...] = ("mean", "root_row", "sym")
@@ -36,7 +36,13 @@ _HELD_OUT = 5
 """Every so many users of the run are kept from the first fit, to choose by."""
 
 
-def fold_in(run: Run, histories: Sequence[Sequence[RawId]], k: int = 10) -> list[Recommendation]:
+def fold_in(
+    run: Run,
+    histories: Sequence[Sequence[RawId]],
+    k: int = 10,
+    *,
+    where: str | BoolArray | None = None,
+) -> list[Recommendation]:
     """List the best items for users that the run was not trained on, by the items they have.
 
     Their own items are left out. A user without any gets the most popular items, and `basis` says so.
@@ -45,21 +51,27 @@ def fold_in(run: Run, histories: Sequence[Sequence[RawId]], k: int = 10) -> list
         run: of any model, or of a fusion.
         histories: raw item ids of each new user; an id that comes twice counts once.
         k: list length.
+        where: a condition on the run's item table (`triptych.data.conditions`), or (I,) marks of the items
+            that may be listed. What users have counts whether it meets the condition or not.
 
     Returns: a list for each, whose `user_id` is the place of the user, from 0.
 
     Raises:
         UnknownIdError: an item is not in the data set.
-        ConfigError: k is below 1 or above the number of items.
+        ConfigError: k is below 1 or above the number of items; or the condition cannot be read, or does not
+            fit the item table.
     """
     check_lengths([k], run.split.n_items)
+    allowed = run.matching(where)
     items = [np.unique(run.split.data.items.index(history)) for history in histories]
     if run not in _FOLDERS:
         _FOLDERS[run] = UserFolder(run.scorer, run.split)
     return [
         recommendation
         for start in range(0, len(items), BLOCK_SIZE)
-        for recommendation in _recommend(run, _FOLDERS[run], items[start : start + BLOCK_SIZE], start, k)
+        for recommendation in _recommend(
+            run, _FOLDERS[run], items[start : start + BLOCK_SIZE], start, k, allowed
+        )
     ]
 
 
@@ -141,7 +153,12 @@ def history_graph(items: Sequence[IntArray], n_items: int) -> SparseGraph:
 
 
 def _recommend(
-    run: Run, folder: UserFolder, items: Sequence[IntArray], start: int, k: int
+    run: Run,
+    folder: UserFolder,
+    items: Sequence[IntArray],
+    start: int,
+    k: int,
+    allowed: BoolArray | None,
 ) -> Iterator[Recommendation]:
     """Make the lists of a few new users, numbered from `start`."""
     history = history_graph(items, run.split.n_items)
@@ -150,7 +167,7 @@ def _recommend(
     scores[bare] = torch.from_numpy(np.bincount(run.split.train.item, minlength=run.split.n_items)).float()
     row, col, _ = history.edges()
     scores[row, col] = -torch.inf
-    for place, (best, found) in enumerate(zip(*top_k(scores, k), strict=True)):
+    for place, (best, found) in enumerate(zip(*top_k(only(scores, allowed), k), strict=True)):
         basis: Literal["popular", "fold-in"] = "popular" if bare[place] else "fold-in"
         yield Recommendation(start + place, basis, run._scored(found, best))
 

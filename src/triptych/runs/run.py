@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.data.arrays import RawId
+from triptych.data.arrays import BoolArray, RawId
+from triptych.data.conditions import matching_items
 from triptych.data.dataset import Dataset
 from triptych.data.sizes import require_memory_to_load
 from triptych.data.split import PartName, Split
@@ -110,7 +111,7 @@ class Run:
         return f"<run of {record.model} on {record.data}, seed {record.seed}, best epoch {record.best_epoch}>"
 
     def recommend(
-        self, user_ids: Iterable[RawId], k: int = 10, *, exclude: Excluded = "all"
+        self, user_ids: Iterable[RawId], k: int = 10, *, exclude: Excluded = "all", where: str | None = None
     ) -> list[Recommendation]:
         """List the best items for each user, leaving out those the user already has.
 
@@ -120,30 +121,46 @@ class Run:
             user_ids: raw ids.
             k: list length.
             exclude: which of a user's interactions keep an item off the list.
+            where: a condition on the item table (`triptych.data.conditions`): only what meets it is listed.
 
         Raises:
             UnknownIdError: a user is not in the data set.
-            ConfigError: k is below 1 or above the number of items.
+            ConfigError: k is below 1 or above the number of items; or the condition cannot be read, or does
+                not fit the item table.
         """
         from triptych.runs.batch import recommend_all  # which knows what a run is
 
-        return list(recommend_all(self, user_ids, k, exclude=exclude))
+        return list(recommend_all(self, user_ids, k, exclude=exclude, where=where))
 
-    def similar(self, item_id: RawId, k: int = 10) -> list[ScoredItem]:
+    def similar(
+        self, item_id: RawId, k: int = 10, *, where: str | BoolArray | None = None
+    ) -> list[ScoredItem]:
         """List the items nearest to an item, itself left out.
 
         By embeddings that is the cosine, by item-to-item weights what having the item adds to another's
         score, and of a fusion the weighted sum of its parts', each made comparable. The list is shorter where
         item-to-item weights say nothing of the rest, and empty by popularity.
 
+        Args:
+            item_id: raw id.
+            k: list length.
+            where: a condition on the item table (`triptych.data.conditions`), or (I,) marks of the items that
+                may be listed. The item itself need not meet it.
+
         Raises:
             UnknownIdError: the item is not in the data set.
-            ConfigError: k is below 1 or not below the number of items.
+            ConfigError: k is below 1 or not below the number of items; or the condition cannot be read, or
+                does not fit the item table.
         """
         check_lengths([k], self.split.n_items - 1)
         index = int(self.split.data.items.index([item_id])[0])
-        scores, items = top_k(nearness(self.scorer, index)[None], k)
+        near = nearness(self.scorer, index)[None]
+        scores, items = top_k(only(near, self.matching(where)), k)
         return self._scored(items[0], scores[0])
+
+    def matching(self, where: str | BoolArray | None) -> BoolArray | None:
+        """Mark the items that a condition on the item table lets be listed; see `matching_items`."""
+        return matching_items(where, self.split.data.item_table, self.split.n_items)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the folder `path`, whole or not at all.
@@ -182,6 +199,11 @@ def nearness(scorer: Scorer, item: int) -> Tensor:
         near.masked_fill_(near == 0, -torch.inf)
     near[item] = -torch.inf
     return near
+
+
+def only(scores: Tensor, allowed: BoolArray | None) -> Tensor:
+    """Set the scores (B, I) of items that may not be listed to -inf, in place; None allows all."""
+    return scores if allowed is None else scores.masked_fill_(torch.from_numpy(~allowed), -torch.inf)
 
 
 def evaluate(

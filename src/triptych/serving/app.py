@@ -136,7 +136,7 @@ class Service:
 
     async def similar(self, q: Annotated[s.SimilarQuestion, Query()]) -> Response:
         """List the items nearest to an item."""
-        return await self._ask(self._catalogue.run(q.run).similar, q.item, q.k, q.by)
+        return await self._ask(self._catalogue.run(q.run).similar, q.item, q.k, q.by, q.where)
 
     async def explain(self, q: Annotated[s.ExplainQuestion, Query()]) -> Response:
         """Say how an item's score for a user comes about."""
@@ -147,15 +147,16 @@ class Service:
         text: Annotated[str | None, Form(max_length=s.MOST_TEXT)] = None,
         picture: Annotated[UploadFile | None, File()] = None,
         k: Annotated[int, Form(ge=1, le=s.MOST_ITEMS)] = 10,
+        where: Annotated[str | None, Form(max_length=s.MOST_CONDITION, description=s.ABOUT_WHERE)] = None,
         run: Annotated[str | None, Form(max_length=300)] = None,
     ) -> Response:
         """Say where an item would stand that nobody has chosen yet, by its text or picture or both."""
         uploaded = None if picture is None else await picture.read()
-        return await self._ask(self._catalogue.run(run).new_item, text, uploaded, k, by=self._patient)
+        return await self._ask(self._catalogue.run(run).new_item, text, uploaded, k, where, by=self._patient)
 
     async def new_user(self, q: s.NewUserQuestion) -> Response:
         """List the best items for somebody who chose some items."""
-        return await self._ask(self._catalogue.run(q.run).new_user, q.items, q.k, by=self._patient)
+        return await self._ask(self._catalogue.run(q.run).new_user, q.items, q.k, q.where, by=self._patient)
 
     async def users(self, q: Annotated[s.SearchQuestion, Query()]) -> Response:
         """Find users by letters of their ids."""

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
-from triptych.data.arrays import BoolArray, IntArray, RawId
-from triptych.data.conditions import Condition
+from triptych.data.arrays import IntArray, RawId
+from triptych.data.conditions import matching_items
 from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures
 from triptych.data.ids import IdMap
@@ -26,7 +25,7 @@ from triptych.errors import ConfigError, UnknownIdError, nearest
 from triptych.evaluation.ranking import BLOCK_SIZE, check_lengths, top_k
 from triptych.runs import ItemMaker, Run, ScoredItem, explain, fold_in
 from triptych.runs.batch import ListMaker
-from triptych.runs.run import Excluded, nearness
+from triptych.runs.run import Excluded, nearness, only
 from triptych.serving.contents import NewContents
 from triptych.serving.problems import RefusedError
 
@@ -80,7 +79,9 @@ class LoadedRun:
         self._lock = Lock()
         self._features: dict[str, ItemFeatures] = {} if data is None else dict(data.features)
         # of no method: a run that its own cache refers to would stay in memory after it was replaced
-        self._masks = lru_cache(_REMEMBERED)(partial(_mask, split.data.item_table, self.n_items))
+        self._masks = lru_cache(_REMEMBERED)(
+            partial(matching_items, table=split.data.item_table, n_items=self.n_items)
+        )
         self._lengths = lru_cache(None)(partial(_feature_lengths, self._features))
         for ids in (split.data.users, split.data.items):
             ids.find(ids.ids[:1].tolist())  # now, not at the first question, which would hold up all others
@@ -101,9 +102,8 @@ class LoadedRun:
                 wanted=f"at most {MOST_DIVERSE}",
                 fix="Choose a smaller k",
             )
-        allowed = None if wish.where is None else self._masks(wish.where)
         made = self._maker_of_lists.make(
-            index, wish.k, exclude=wish.exclude, allowed=allowed, diversity=wish.diversity
+            index, wish.k, exclude=wish.exclude, allowed=self._masks(wish.where), diversity=wish.diversity
         )
         rows = zip(made.users.tolist(), made.by_model.tolist(), made.scores, made.items, strict=True)
         return [
@@ -115,13 +115,13 @@ class LoadedRun:
             for user, by_model, scores, items in rows
         ]
 
-    def similar(self, item: RawId, k: int, by: str = BEHAVIOUR) -> Answer:
+    def similar(self, item: RawId, k: int, by: str = BEHAVIOUR, where: str | None = None) -> Answer:
         """List the items nearest to one, by the model's vectors or by features."""
         check_lengths([k], self.n_items - 1)
         at = self._index_of_item(item)
         near = nearness(self.run.scorer, at) if by == BEHAVIOUR else self._feature_similarities(at, by)
         near[at] = -torch.inf
-        scores, items = top_k(near[None], k)
+        scores, items = top_k(only(near[None], self._masks(where)), k)
         return self.answer(item_id=self._item_ids[at], by=by, items=self._scored(items[0], scores[0]))
 
     def explain(self, user: RawId, item: RawId) -> Answer:
@@ -139,16 +139,17 @@ class LoadedRun:
             because=self._named(why.because),
         )
 
-    def new_user(self, items: Sequence[RawId], k: int) -> Answer:
+    def new_user(self, items: Sequence[RawId], k: int, where: str | None = None) -> Answer:
         """List the best items for somebody who chose some items."""
         check_lengths([k], self.n_items)
         index = self._find(self._known.items, items)
-        (entry,) = fold_in(self.run, [[self._item_ids[at] for at in index]], k)
+        (entry,) = fold_in(self.run, [[self._item_ids[at] for at in index]], k, where=self._masks(where))
         return self.answer(basis=entry.basis, items=self._named(entry.items))
 
-    def new_item(self, text: str | None, picture: bytes | None, k: int) -> Answer:
+    def new_item(self, text: str | None, picture: bytes | None, k: int, where: str | None = None) -> Answer:
         """Find what an item is like, and whom it would suit, by its content."""
         check_lengths([k], min(self.n_items, self.n_users))
+        allowed = self._masks(where)
         contents = self._contents
         if contents is None:
             raise RefusedError(
@@ -161,7 +162,7 @@ class LoadedRun:
         new = self._maker.embed({modality: row.astype(np.float64) for modality, row in rows.items()})
         return self.answer(
             basis=" ".join([new.basis, *contents.remarks]),
-            similar=self._named(new.similar(k)[0]),
+            similar=self._named(new.similar(k, where=allowed)[0]),
             audience=[{"user_id": one.user_id, "score": one.score} for one in new.audience(k)[0]],
         )
 
@@ -329,10 +330,6 @@ class LoadedRun:
 
 
 _PART_NAMES = {TRAIN: "train", VALID: "valid", TEST: "test"}
-
-
-def _mask(table: pl.DataFrame, n_items: int, where: str) -> BoolArray:
-    return Condition.parse(where).mask(table, n_items)
 
 
 def _feature_lengths(features: Mapping[str, ItemFeatures], modality: str) -> Tensor:

@@ -17,16 +17,22 @@ MOST_PLACES = 100_000
 MOST_TEXT = 20_000
 """Characters of a new item's text."""
 
+MOST_CONDITION = 2000
+"""Characters of a condition on items."""
+
 IdText = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 RawId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | IdText
 Length = Annotated[int, Field(ge=1, le=MOST_ITEMS, description="List length.")]
 Few = Annotated[int, Field(ge=1, le=MOST_ITEMS, description="Most entries of the answer.")]
 RunName = Annotated[str, StringConstraints(max_length=300)] | None
+ABOUT_WHERE = (
+    "A condition on the item table; only what meets it is listed. Such as: category = 'Shoes' and price < 50"
+)
 Where = (
     Annotated[
         str,
-        StringConstraints(min_length=1, max_length=2000),
-        Field(description="A condition on the item table, such as: category = 'Shoes' and price < 50"),
+        StringConstraints(min_length=1, max_length=MOST_CONDITION),
+        Field(description=ABOUT_WHERE),
     ]
     | None
 )
@@ -78,6 +84,7 @@ class SimilarQuestion(RunQuestion):
     item: IdText
     k: Length = 10
     by: Annotated[str, StringConstraints(min_length=1, max_length=100)] = "behaviour"
+    where: Where = None
 
 
 class ExplainQuestion(RunQuestion):
@@ -92,6 +99,7 @@ class NewUserQuestion(RunQuestion):
 
     items: Annotated[list[RawId], Field(max_length=MOST_ITEMS)]
     k: Length = 10
+    where: Where = None
 
 
 class SearchQuestion(RunQuestion):
