@@ -247,6 +247,35 @@ def test_pictures_are_fetched_by_the_addresses_in_the_item_table(call, site, tmp
     )
 
 
+def test_of_several_addresses_in_a_cell_the_first_is_asked_for(call, site, tmp_path):
+    (tmp_path / "sales.csv").write_text("user,item\na,1\na,2\nb,3\nb,4\nb,5\n")
+    cells = [
+        f"{site}/1.jpg, {site}/gone.jpg",
+        f"{site}/2,b.jpg",
+        f"{site}/3.jpg|{site}/gone.jpg | {site}/4.jpg",
+        " ",
+        None,
+    ]
+    pl.DataFrame({"item": [1, 2, 3, 4, 5], "images": cells}).write_csv(tmp_path / "items.csv")
+    call("prepare", tmp_path / "sales.csv", "--items", tmp_path / "items.csv", "--out", tmp_path / "data")
+    words = ("data", "pictures", tmp_path / "data", "--column", "images", "--out", tmp_path / "pictures")
+    facts = call(*words, "--json").json
+    counts = {name: facts[name] for name in ("without_address", "more_than_one_address", "fetched", "failed")}
+    assert counts == {"without_address": 2, "more_than_one_address": 2, "fetched": 3, "failed": {}}
+    assert sorted(path.name for path in (tmp_path / "pictures").glob("*.jpg")) == ["1.jpg", "2.jpg", "3.jpg"]
+    assert "Next: triptych encode" in call(*words).stdout, "they are there"
+
+
+def test_without_a_picture_there_is_nothing_to_encode(call, site, tmp_path):
+    (tmp_path / "sales.csv").write_text("user,item\na,1\na,2\n")
+    (tmp_path / "items.csv").write_text(f"item,image_url\n1,{site}/gone.jpg\n2,\n")
+    call("prepare", tmp_path / "sales.csv", "--items", tmp_path / "items.csv", "--out", tmp_path / "data")
+    called = call("data", "pictures", tmp_path / "data", "--out", tmp_path / "pictures")
+    assert called.status == 0
+    assert "HTTP 404" in called.stdout
+    assert "Next" not in called.stdout
+
+
 def test_what_looks_like_markup_is_printed_as_it_is(call, tmp_path):
     (tmp_path / "sales.csv").write_text("user,item\na,[/x]\na,[b]\nb,[/x]\n")
     (tmp_path / "items.csv").write_text("item,title\n[/x],[red]Mug[/blue]\n[b],[/] red pan\n")

@@ -72,12 +72,15 @@ def pictures(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch the pictures of a data set's items by their addresses; goes on where it stopped."""
+    """Fetch the pictures of a data set's items by their addresses; goes on where it stopped.
+
+    Of several addresses in a cell, parted by commas or bars, the first is taken.
+    """
     import polars as pl
 
     from triptych.cli.progress import DownloadProgress
     from triptych.data.dataset import Dataset
-    from triptych.fetch.pictures import fetch_pictures
+    from triptych.fetch.pictures import addresses, fetch_pictures
 
     table = Dataset.load(data_folder).item_table
     if column not in table.columns:
@@ -92,17 +95,24 @@ def pictures(
             wanted="addresses",
             fix="Name another with --column",
         )
-    known = table.drop_nulls(column)
-    urls = dict(zip(known["item_id"].to_list(), known[column].to_list(), strict=True))
+    cells = zip(table["item_id"].to_list(), table[column].to_list(), strict=True)
+    found = {item: in_cell for item, cell in cells if cell is not None and (in_cell := addresses(cell))}
+    urls = {item: in_cell[0] for item, in_cell in found.items()}
     with DownloadProgress() as progress:
         report = fetch_pictures(
             urls, out_folder, parallel=parallel, retry_failed=retry_failed, observer=progress.on_files
         )
-    facts = {"without_address": table.height - known.height, **vars(report)}
+    facts = {
+        "without_address": table.height - len(urls),
+        "more_than_one_address": sum(len(in_cell) > 1 for in_cell in found.values()),
+        **vars(report),
+    }
     if as_json:
         print_json(facts)
         return
     print_facts(facts)
+    if not report.fetched + report.already_there:
+        return  # there is nothing to encode
     folders = f"{shlex.quote(str(data_folder))} --images {shlex.quote(str(out_folder))}"
     _print_next(f"triptych encode {folders} --out {shlex.quote(f'{data_folder}-pictures')}")
 

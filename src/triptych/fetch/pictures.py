@@ -7,6 +7,7 @@ What a server says does not exist is noted in `failed.json` and not asked for ag
 
 from __future__ import annotations
 
+import re
 import struct
 import threading
 import time
@@ -107,6 +108,14 @@ def fetch_pictures(
             wanted="a folder with room, where files may be made",
             fix="Make room, or choose another folder",
         ) from error
+
+
+def addresses(cell: str) -> list[str]:
+    """Take the addresses of a cell apart, as shops export galleries: parted by commas or by bars.
+
+    A comma parts only what goes on with another address: it may be within one.
+    """
+    return [part.strip() for part in re.split(r",\s*(?=https?://)|\|", cell) if part.strip()]
 
 
 def file_stem(item: str | int) -> str:
