@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -245,6 +246,27 @@ def test_pictures_are_fetched_by_the_addresses_in_the_item_table(call, site, tmp
     assert "column 'price' holds Int64 values; wanted addresses" in " ".join(
         numbers.stderr.replace("\n  wanted: ", "; wanted ").split()
     )
+
+
+def test_rows_are_selected_and_what_was_kept_is_said(call, tmp_path):
+    lines = [
+        f"u{n % 5},i{n % 7},{'purchase' if n % 4 == 0 else 'page_view'},{n % 3 - 1}" for n in range(1200)
+    ]
+    (tmp_path / "events.csv").write_text("user,item,event,quantity\n" + "\n".join(lines))
+    words = ("prepare", tmp_path / "events.csv", "--out", tmp_path / "data")
+    shown = call(*words, "--rows", "event = 'purchase'", "--rows", "quantity >= 0")
+    assert shown.status == 0, shown.stderr
+    assert "Kept 300 of 1,200 rows where event = 'purchase'\n" in shown.stdout
+    assert "Kept 200 of 300 rows where quantity >= 0\n" in shown.stdout
+    assert re.search("rows +kept 200 +100", shown.stdout)
+    assert "Columns not read" not in shown.stdout
+    described = call("describe", tmp_path / "data").stdout
+    assert "Kept 300 of 1,200 rows where event = 'purchase'\n" in described
+    refused = call(*words[:-1], tmp_path / "other", "--rows", "evnt = 'purchase'")
+    assert refused.status == 2
+    assert "the column 'evnt'" in refused.stderr
+    assert "Did you mean 'event'" in refused.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def test_of_several_addresses_in_a_cell_the_first_is_asked_for(call, site, tmp_path):

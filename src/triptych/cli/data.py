@@ -103,6 +103,14 @@ def prepare(
         str | None,
         typer.Option(help='What its labels mean; by default "0=train,1=valid,2=test" or these words.'),
     ] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Keep only rows of interactions whose columns meet a condition: \"event = 'purchase'\"; "
+            "repeat for more, which must all hold.",
+        ),
+    ] = None,
     min_rating: MinRating = None,
     since: Since = None,
     until: Until = None,
@@ -158,6 +166,7 @@ def prepare(
             name=name or out_folder.resolve().name,
             layout=layout,
             columns=Columns(user=user, item=item, rating=rating, timestamp=timestamp, label=label),
+            rows=rows or (),
             filters=_filters(min_rating, since, until, min_user, min_item, core, duplicates),
             label_meaning=read_label_meaning(label_meaning) if label_meaning else None,
             max_bad=max_bad,

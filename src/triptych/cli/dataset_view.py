@@ -120,6 +120,10 @@ def _show_origin(provenance: Mapping[str, Any]) -> None:
     for skipped in provenance.get("skipped", []):
         out.print(f"Skipped {skipped}", highlight=False, markup=False)
     steps: Sequence[Mapping[str, Any]] = provenance.get("steps", [])
+    for step in steps:
+        if step["step"] == "rows":  # conditions may be too long for a table
+            line = f"Kept {step['kept']:,} of {step['of']:,} rows where {step['where']}"
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
     if steps:
         removed = ("users_removed", "items_removed", "interactions_removed")
         print_table(
@@ -158,6 +162,8 @@ def _show_modalities(facts: Mapping[str, Any]) -> None:
 
 
 def _settings(step: Mapping[str, Any]) -> str:
+    if step["step"] == "rows":
+        return f"kept {step['kept']:,}"
     write = _moment if step["step"] == "time" else _value
     shown = {
         name: write(value)

@@ -1,4 +1,4 @@
-"""Conditions on the columns of an item table: "category = 'shoes' and price < 50". Read, never executed.
+"""Conditions on the columns of a table: "category = 'shoes' and price < 50". Read, never executed.
 
     condition: tests joined by not, and, or (the first binds most), and parentheses
     test:      COLUMN = VALUE              also != < <= > >=
@@ -77,10 +77,12 @@ class Condition:
     Args:
         text: as it was written.
         root: as it was understood.
+        columns: those it names, each once.
     """
 
     text: str
     root: _Node
+    columns: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> Condition:
@@ -95,7 +97,9 @@ class Condition:
                 wanted=f"at most {MAX_LENGTH:,}",
                 fix="Put what it selects into a column of the table",
             )
-        return cls(text, _Parser(text).read())
+        parser = _Parser(text)
+        root = parser.read()
+        return cls(text, root, tuple(dict.fromkeys(parser.columns)))
 
     def mask(self, table: pl.DataFrame, n_items: int) -> BoolArray:
         """Mark the items that match: (I,).
@@ -114,6 +118,14 @@ class Condition:
                 wanted=f"one for each of {n_items:,} items",
                 fix="Take the item table of the same data set",
             )
+        return self.rows(table)
+
+    def rows(self, table: pl.DataFrame) -> BoolArray:
+        """Mark the rows of any table that match: (n,).
+
+        Raises:
+            ConfigError: a column is not there, or does not hold what it is compared with.
+        """
         return self.root.matches(table).fill_null(value=False).to_numpy()
 
 
@@ -291,6 +303,7 @@ class _Parser:
     """Reads a condition from left to right, each rule of the grammar by one method."""
 
     def __init__(self, text: str) -> None:
+        self.columns: list[str] = []
         self._text = text
         self._next = 0
         self._tokens: list[_Token] = []
@@ -342,6 +355,7 @@ class _Parser:
 
     def _test(self) -> _Node:
         column = _unquoted(self._take("word", "name", wanted="a column"))
+        self.columns.append(column)
         if self._skip("is"):
             negated = self._skip("not")
             self._take("missing")

@@ -70,6 +70,7 @@ def interactions_from_frame(
     filters: Filters = Filters(),
     label_meaning: Mapping[str, int] | None = None,
     bad: BadRows | None = None,
+    rows: BoolArray | None = None,
 ) -> Read:
     """Make interactions of a table with one row each, and account for every row.
 
@@ -83,6 +84,7 @@ def interactions_from_frame(
         filters: which rows to keep; those that look at all interactions together are not applied here.
         label_meaning: label as text -> TRAIN, VALID, TEST or LEFT_OUT; None for `LABEL_MEANING`.
         bad: counts the rows that cannot be used, and holds their limit; None to allow none.
+        rows: (n,) the rows that are meant; None for all. Of the others, none is looked at but for `listed`.
 
     Raises:
         DataError: a column is missing or ambiguous, or too many of its values cannot be used; the message
@@ -103,8 +105,12 @@ def interactions_from_frame(
         rating = None if columns.rating is None else read_numbers(frame[columns.rating])
         timestamp = None if columns.timestamp is None else read_times(frame[columns.timestamp])
         label = None if columns.label is None else read_labels(frame[columns.label], label_meaning)
-    usable = _usable_rows(frame, columns, file, bad, user=user, item=item, rating=rating,
+    rows = np.ones(frame.height, dtype=bool) if rows is None else rows
+    usable = _usable_rows(frame, columns, file, bad, rows, user=user, item=item, rating=rating,
                           timestamp=timestamp, label=label)  # fmt: skip
+    listed = items
+    if not usable.all():
+        listed = items[np.bincount(item[(usable | ~rows) & (item >= 0)], minlength=len(items)) > 0]
     columns_kept = [_kept(column, usable) for column in (user, item, rating, timestamp, label)]
     user, item, rating, timestamp, label = columns_kept
     keep, steps = filter_rows(filters, rating, timestamp, len(user))
@@ -119,11 +125,10 @@ def interactions_from_frame(
         duplicates=filters.duplicates,
     )
     read: list[Step] = [{"step": "read", "rows": frame.height}]
-    if len(keep) < frame.height:
-        read.append({"step": "unusable", "interactions_removed": frame.height - len(keep)})
+    if n_unusable := int(rows.sum()) - len(keep):
+        read.append({"step": "unusable", "interactions_removed": n_unusable})
     merged = int(keep.sum()) - len(interactions)
     steps.append({"step": "duplicates", "kept": filters.duplicates, "interactions_removed": merged})
-    listed = items if usable.all() else items[np.bincount(item, minlength=len(items)) > 0]
     return Read(interactions, [*read, *steps], IdMap(listed, "item"))
 
 
@@ -220,7 +225,12 @@ _OTHER_COLUMNS = {
 
 
 def _usable_rows(
-    frame: pl.DataFrame, columns: Columns, file: str, bad: BadRows, **values: np.ndarray[Any, Any] | None
+    frame: pl.DataFrame,
+    columns: Columns,
+    file: str,
+    bad: BadRows,
+    rows: BoolArray,
+    **values: np.ndarray[Any, Any] | None,
 ) -> BoolArray:
     """Mark the rows with a usable value in every column, and count the others under the first bad one.
 
@@ -229,13 +239,14 @@ def _usable_rows(
         columns: which column means what.
         file: the table's name.
         bad: counts and limit.
+        rows: the rows that are meant; the others are neither marked nor counted.
         values: role -> what its column was read to; -1 or NaN where it could not be.
 
     Raises:
         DataError: too many rows are bad.
     """
     n_rows = frame.height + bad.count(file)  # those that could not even be read
-    usable = np.ones(frame.height, dtype=bool)
+    usable = rows.copy()
     found: list[str] = []
     for role, column in values.items():
         if column is None:

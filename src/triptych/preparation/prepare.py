@@ -13,6 +13,7 @@ import polars as pl
 from triptych.data.arrays import RawId
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import Columns, resolve_columns
+from triptych.data.conditions import Condition
 from triptych.data.dataset import Dataset
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures, check_modality, combine
@@ -27,6 +28,7 @@ from triptych.files import sha256
 from triptych.memory import free_bytes, require_memory
 from triptych.preparation.content import NONE, ContentObserver, add_content, choose_content, say_no_text
 from triptych.preparation.needs import memory_to_read
+from triptych.preparation.rows import choose_rows
 
 
 def prepare(
@@ -35,6 +37,7 @@ def prepare(
     name: str,
     layout: str | None = None,
     columns: Columns | None = None,
+    rows: Sequence[str] = (),
     filters: Filters = Filters(),
     label_meaning: Mapping[str, int] | None = None,
     max_bad: float = 0.01,
@@ -59,6 +62,8 @@ def prepare(
         layout: the layout's name; None to find out.
         columns: which columns mean what, where they are not those of the layout; "none" for one that is
             not to be read.
+        rows: conditions on the columns of the table of interactions (`triptych.data.conditions`): only rows
+            that meet all of them are interactions.
         filters: which interactions to keep.
         label_meaning: label as text -> part of the split; see `read_label_meaning`.
         max_bad: the share of a file's rows that may be left out because they cannot be used.
@@ -81,13 +86,14 @@ def prepare(
         observer: is told of the progress of encoding.
 
     Raises:
-        DataError: a file is missing or damaged, or a value in it is wrong.
-        ConfigError: a name that is a path, settings that cannot go together, or files that need more memory
-            than is free.
+        DataError: a file is missing or damaged, a value in it is wrong, or no row meets the conditions.
+        ConfigError: a name that is a path, a condition that cannot be read or does not fit the table,
+            settings that cannot go together, or files that need more memory than is free.
     """
     _check_name(name)
     for modality in [*(modality for modality, _ in features), *(media or {})]:
         check_modality(modality)
+    conditions = [Condition.parse(text) for text in rows]
     bad = BadRows(max_bad)
     given = {MEDIA_ROLES[modality] for modality in media or {} if modality in MEDIA_ROLES}
     if items_file is not None:
@@ -107,6 +113,7 @@ def prepare(
     file = found.source_name or Path(source).name
     with naming(file):
         meaning = resolve_columns(frame, _merge(usual, columns))
+    chosen = choose_rows(frame, conditions, found, file)
     read = interactions_from_frame(
         frame,
         meaning,
@@ -114,8 +121,10 @@ def prepare(
         filters=filters,
         label_meaning=label_meaning,
         bad=bad,
+        rows=chosen.keep,
     )
-    not_read = [name for name in frame.columns if name not in asdict(meaning).values()]
+    looked_at = {*asdict(meaning).values(), *(name for condition in conditions for name in condition.columns)}
+    not_read = [name for name in frame.columns if name not in looked_at]
     del frame  # the largest thing in memory
     interactions, steps = filter_pairs(filters, read.interactions)
     table = _ItemTable.read(found, interactions.items, bad, items_file, meaning.item)
@@ -129,7 +138,12 @@ def prepare(
         "columns_not_read": {file: not_read} if not_read else {},
         "files_not_used": list(found.unused),
         "unusable": bad.all(),
-        "steps": [*read.steps, *steps],
+        "steps": [
+            *read.steps[:1],
+            *chosen.steps,
+            *read.steps[1:],
+            *steps,
+        ],  # the first says how many there were
         "items": table.counts,
         "features": origins,
     }
