@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures
+from triptych.data.interactions import Interactions
 from triptych.data.missing import fill_missing
 from triptych.data.split import Split
 from triptych.errors import StorageError
@@ -100,9 +102,6 @@ def test_modalities_of_enough_items_are_compared(split: Split):
         "image": ItemFeatures.dense(shared @ rng.normal(size=(3, 3))),
         "text": ItemFeatures.dense(shared + 0.1 * rng.normal(size=(n, 3))),
     }
-    from triptych.data.dataset import Dataset
-    from triptych.data.interactions import Interactions
-
     users, items = rng.integers(0, 30, 900), rng.integers(0, n, 900)
     items[:n] = np.arange(n)
     pairs = Interactions.from_ids(users.astype(str), np.char.mod("%03d", items))
@@ -113,6 +112,72 @@ def test_modalities_of_enough_items_are_compared(split: Split):
     assert pair.n_items == n
     assert pair.information_raw > 1
     assert pair.information >= 0
+
+
+def test_users_of_a_modality_begin_as_the_mean_of_their_items_that_have_it(run: Run, split: Split):
+    found = diagnose(run, split.data, n_layers=2)
+    vectors = rebuild(run, ModelInputs.from_split(split)).modality_embeddings()
+    user, item = (torch.from_numpy(part) for part in split.train)
+    dense = bipartite_graph(user, item, split.n_users, split.n_items).to_dense()
+    for modality, rows in vectors.items():
+        present = split.data.features[modality].present
+        mine = [[i for u, i in zip(*split.train, strict=True) if u == who and present[i]]
+                for who in range(split.n_users)]  # fmt: skip
+        users = torch.stack([rows[i].mean(dim=0) if i else torch.zeros(rows.shape[1]) for i in mine])
+        nodes = torch.cat([users, rows * torch.from_numpy(present)[:, None]]).detach()
+        some = torch.tensor([bool(i) for i in mine])
+        assert some.any()
+        layers = [row for row in found.layers if row.of == modality]
+        assert [row.layer for row in layers] == [0, 1, 2]
+        for row in layers:
+            at = torch.linalg.matrix_power(dense, row.layer) @ nodes
+            wanted = redundancy(at[: split.n_users][some]), redundancy(at[split.n_users :][present])
+            assert (row.users, row.items) == pytest.approx([part.item() for part in wanted], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def strangers() -> Split:
+    """Images and texts that say nothing of each other."""
+    rng, n = np.random.default_rng(2), 300
+    users, items = rng.integers(0, 60, 1800), rng.integers(0, n, 1800)
+    items[:n] = np.arange(n)
+    pairs = Interactions.from_ids(users.astype(str), np.char.mod("%03d", items))
+    features = {name: ItemFeatures.dense(rng.normal(size=(n, 8))) for name in ("image", "text")}
+    return Split.by_ratio(replace(Dataset.from_interactions("strangers", pairs), features=features), rng=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "least"),
+    [
+        ("msi", {"use_ssd": False}, 0.1),
+        ("camgr", {}, 1.0),
+        ("mgcn", {}, 1.0),
+        ("micro", {}, 0.0),
+        ("dualgnn", {}, 0.1),
+        ("sand", {"distance": "l2"}, 1.0),
+        ("sand", {"distance": "l2", "split_at": "features"}, 1.0),
+    ],
+)
+def test_what_modalities_share_by_ids_and_graphs_is_told_from_content(
+    strangers: Split, model, settings, least
+):
+    briefly = TrainConfig(epochs=1, metric="recall@1")
+    run = train(model, strangers, settings=settings, config=briefly, k=(1,), device="cpu")
+    found = diagnose(run, strangers.data, n_layers=0)
+    (pair,) = found.pairs
+    assert pair.information_raw < 0.05
+    assert pair.information_of_content < 0.05
+    assert pair.information >= least  # of ids, or of users, that both modalities hold
+    for row in found.modalities:
+        assert 0 < row.variance_kept_by_content <= 1 + 1e-6
+
+
+def test_vectors_of_content_alone_are_not_measured_twice(strangers: Split):
+    briefly = TrainConfig(epochs=1, metric="recall@1")
+    run = train("bm3", strangers, config=briefly, k=(1,), device="cpu")
+    (pair,) = diagnose(run, strangers.data, n_layers=0).pairs
+    assert pair.information < 0.05
+    assert pair.information_of_content is None
 
 
 def test_other_data_is_refused(run: Run, split: Split):

@@ -159,7 +159,7 @@ class Plain:
             terms[f"align_{modality}"] = config.cl_weight * away(self.q(z)[known], items_z.detach()[known])
             terms[f"mask_{modality}"] = config.cl_weight * away(self.q(z)[known], z.detach()[known])
             if config.use_interaction_graph:
-                once = z[known.unique()]
+                once = z[self.present(modality) if model.far else known.unique()]
                 share = len(once) / self.present(modality).sum()
                 table = once.norm() / share.sqrt() / self.split.n_items
                 reg.append(table if config.reg_norm == "table" else z[known].norm(dim=1).mean())

@@ -127,16 +127,27 @@ def diagnose(
     else:
         print_table(
             "\nThe modalities in the model",
-            ["modality", "items", "uniformity", "raw variance kept"],
-            [(row.modality, row.n_items, row.uniformity, row.variance_kept) for row in found.modalities],
-            notes="Uniformity: 0 where all vectors point one way, lower where they spread.",
+            ["modality", "items", "uniformity", "raw variance kept", "by content alone"],
+            [
+                (row.modality, row.n_items, row.uniformity, row.variance_kept, row.variance_kept_by_content)
+                for row in found.modalities
+            ],
+            notes="Uniformity: 0 where all vectors point one way, lower where they spread.\n"
+            "By content alone: by what content makes of items before ids and graphs enter, if they do.",
         )
     if found.pairs:
         print_table(
             "\nWhat two modalities say of each other",
-            ["modalities", "items", "distance", "nats in the model", "nats in raw features"],
+            ["modalities", "items", "distance", "nats in the model", "of content alone", "in raw features"],
             [
-                (" + ".join(row.modalities), row.n_items, row.alignment, row.information, row.information_raw)
+                (
+                    " + ".join(row.modalities),
+                    row.n_items,
+                    row.alignment,
+                    row.information,
+                    row.information_of_content,
+                    row.information_raw,
+                )
                 for row in found.pairs
             ],
             notes="Distance: mean squared distance of an item's two unit vectors, 0 to 4.\n"

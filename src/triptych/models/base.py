@@ -1,7 +1,6 @@
-"""The contract between a model and everything else.
+"""The contract between a model and everything else: how it embeds users and items, and what it minimises.
 
-A model says how it embeds users and items and what it wants minimised. It never sees files,
-devices, optimisers or other models; the trainer never sees a model's name.
+It never sees files, devices, optimisers or other models; the trainer never sees a model's name.
 """
 
 from __future__ import annotations
@@ -136,9 +135,7 @@ class ModelInputs:
 class Recommender(nn.Module):
     """Base of all models. Most write `__init__`, `embeddings` and `loss`, and nothing else.
 
-    Args:
-        config: the model's settings.
-        inputs: what it may know of the data.
+    Args: its settings, and what it may know of the data.
     """
 
     negatives: int = 1
@@ -181,6 +178,10 @@ class Recommender(nn.Module):
 
     def modality_embeddings(self) -> dict[str, Tensor]:
         """Give what the model knows of items by modality, each (I, D); models without content give none."""
+        return {}
+
+    def content_codes(self) -> dict[str, Tensor]:
+        """Give what content alone makes of items, (I, D) each, where ids or graphs are part of the above."""
         return {}
 
     def loss_scale(self, batch: Triplets) -> float:

@@ -156,6 +156,9 @@ class CAmgr(Recommender):
             "reg": self.config.reg_weight * half_squared(*nodes) / len(batch.user),
         }
 
+    def content_codes(self) -> dict[str, Tensor]:
+        return dict(zip(self.purify.features.dims, self.purify.contents(), strict=True))
+
     def modality_embeddings(self) -> dict[str, Tensor]:
         return dict(zip(self.purify.features.dims, self._purified(), strict=True))
 

@@ -112,6 +112,12 @@ class DualGNN(Recommender):
         regulariser = torch.stack([*squares, self.weights.pow(2).mean()]).sum()
         return {"bpr": bpr / math.log(2), "reg": self.config.reg_weight * regulariser}
 
+    def content_codes(self) -> dict[str, Tensor]:
+        return {
+            modality: project(self.features.rows(modality)) * self.features.present(modality)[:, None]
+            for modality, project in zip(self.features.dims, self.content, strict=True)
+        }
+
     def modality_embeddings(self) -> dict[str, Tensor]:
         items = self._by_modality()[1]
         return dict(zip(self.features.dims, items.unbind(dim=1), strict=True))

@@ -107,6 +107,9 @@ class MGCN(Recommender):
             "reg": self.config.reg_weight * half_squared(*nodes) / len(batch.user),
         }
 
+    def content_codes(self) -> dict[str, Tensor]:
+        return dict(zip(self.purify.features.dims, self.purify.contents(), strict=True))
+
     def modality_embeddings(self) -> dict[str, Tensor]:
         return dict(zip(self.purify.features.dims, self.purify(self.nodes.ego.items), strict=True))
 

@@ -113,6 +113,9 @@ class MICRO(Recommender):
                 losses[f"contrast_{modality}"] = self.config.contrast_weight * term
         return losses
 
+    def content_codes(self) -> dict[str, Tensor]:
+        return self.content.by_modality()
+
     def modality_embeddings(self) -> dict[str, Tensor]:
         return dict(zip(self.content.features.dims, self._by_modality(), strict=True))
 

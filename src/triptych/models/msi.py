@@ -142,18 +142,13 @@ class MSI(Recommender):
             self.register_graph("to_items", inputs.graphs.items_from_users("sym"))
 
     def embeddings(self) -> Embeddings:
-        users, items = self._nodes()
-        if self.config.score_with == "ids":
-            return Embeddings(self.predict(users), self.predict(items))
-        vectors = self.modality_embeddings()
-        ranked = (
-            [items, *vectors.values()]
-            if self.config.score_with == "all"
-            else [vectors[self.config.score_with]]
-        )
-        return Embeddings(
-            self.predict(users), torch.stack([self.predict(rows) for rows in ranked]).sum(dim=0)
-        )
+        wanted, (users, items) = self.config.score_with, self._nodes()
+        vectors = {"ids": items} | ({} if wanted == "ids" else self.modality_embeddings())
+        ranked = [self.predict(rows) for name, rows in vectors.items() if wanted in (name, "all")]
+        return Embeddings(self.predict(users), torch.stack(ranked).sum(dim=0))
+
+    def content_codes(self) -> dict[str, Tensor]:
+        return dict(zip(self.features.dims, (code.mean for code in self.encode(self.features)), strict=True))
 
     def modality_embeddings(self) -> dict[str, Tensor]:
         vectors = self._preserve([code.mean for code in self.encode(self.features)], self._nodes())
@@ -185,7 +180,7 @@ class MSI(Recommender):
             if config.use_mask:
                 losses[f"mask_{modality}"] = config.cl_weight * cosine_distance(online, target)
             if config.use_interaction_graph:
-                norms.append(self._norm(rows, item_at[has], self.features.present(modality).sum()))
+                norms.append(self._norm(rows, item_at[has], self.features.present(modality)))
         losses["reg"] = config.reg_weight * torch.stack(norms).sum()
         return losses
 
@@ -218,12 +213,12 @@ class MSI(Recommender):
         apart = apart + total / (self.config.n_layers + 1)
         return [items + part for part in apart.chunk(len(codes), dim=1)]
 
-    def _norm(self, rows: Tensor, at: Tensor, n_in_table: Tensor | None = None) -> Tensor:
-        """Measure what is to stay short: a table, or those `at` which stand for a table of so many."""
+    def _norm(self, rows: Tensor, at: Tensor, known: Tensor | None = None) -> Tensor:
+        """Measure what is to stay short: a table, of the known items (I,), for which those `at` may stand."""
         if self.config.reg_norm == "row":
             lengths: Tensor = take_rows(rows, at).norm(dim=1)
             return lengths.sum() / max(1, len(at))
-        if n_in_table is not None:
-            rows = take_rows(rows, at.unique())
+        if known is not None:
+            rows = take_rows(rows, known.nonzero().squeeze(1) if len(rows) == self.n_items else at.unique())
         norm: Tensor = rows.norm() / self.n_items
-        return norm if n_in_table is None else norm * (n_in_table / max(1, len(rows))).sqrt()
+        return norm if known is None else norm * (known.sum() / max(1, len(rows))).sqrt()

@@ -165,6 +165,9 @@ class SAND(Recommender):
         groups = {"main": Group(main)}
         return groups | {"club": Group(clubs, self.separate.club_options)} if clubs else groups
 
+    def content_codes(self) -> dict[str, Tensor]:
+        return dict(zip(self.features.dims, self._contents()[0], strict=True))
+
     def modality_embeddings(self) -> dict[str, Tensor]:
         items = self._forward()[0][self.n_users :]
         return dict(zip(self.features.dims, items.unbind(dim=1), strict=True))
@@ -174,8 +177,8 @@ class SAND(Recommender):
         users, items = (side.chunk(len(names), dim=1) for side in self.embeddings())
         return {name: Embeddings(*part) for name, *part in zip(names, users, items, strict=True)}
 
-    def _forward(self) -> tuple[Tensor, list[Parts]]:
-        """Give E_m of users and items, (U+I, M, D), and what the losses of each modality see."""
+    def _contents(self) -> tuple[Tensor, list[Parts]]:
+        """Give what content makes of items, (M, I, D), and what the losses see if features are halved."""
         of_features: list[Parts] = []
         items = []
         for modality, maps, enter in zip(self.features.dims, self.maps, self.enter, strict=True):
@@ -184,8 +187,12 @@ class SAND(Recommender):
                 of_features.append({name: part.to(self.preferences.dtype) for name, part in made.items()})
                 made = made["content"]
             items.append(enter(made) * self.features.present(modality)[:, None])
-        contents = torch.stack(items).to(self.preferences.dtype)  # (M, I, D); autocast maps in bfloat16
-        tables = self.preferences.expand(len(items), -1, -1)
+        return torch.stack(items).to(self.preferences.dtype), of_features  # autocast maps in bfloat16
+
+    def _forward(self) -> tuple[Tensor, list[Parts]]:
+        """Give E_m of users and items, (U+I, M, D), and what the losses of each modality see."""
+        contents, of_features = self._contents()
+        tables = self.preferences.expand(len(contents), -1, -1)
         nodes = torch.cat([tables, contents], dim=1).transpose(0, 1)  # (U+I, M, D)
         if self.config.normalize_input:
             nodes = unit_rows(nodes)

@@ -53,3 +53,10 @@ class Purifier(nn.Module):
                 part = self.gates[place](ids, part)
             parts.append(part.to(ids.dtype) * self.features.present(modality)[:, None])
         return parts
+
+    def contents(self) -> list[Tensor]:
+        """Give W1_m f_m + b1_m of all items, what gates are asked by: M tensors (I, D)."""
+        return [
+            self.project(modality, self.features.rows(modality)) * self.features.present(modality)[:, None]
+            for modality in self.features.dims
+        ]

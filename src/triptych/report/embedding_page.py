@@ -49,10 +49,18 @@ def write_picture_page(picture: Picture, path: Path) -> None:
         ],
         layer_rows=[(layer_name(one), one.redundancy) for one in picture.layers],
         modality_rows=[
-            (row.modality, row.n_items, row.uniformity, row.variance_kept) for row in found.modalities
+            (row.modality, row.n_items, row.uniformity, row.variance_kept, row.variance_kept_by_content)
+            for row in found.modalities
         ],
         pair_rows=[
-            (" + ".join(row.modalities), row.n_items, row.alignment, row.information, row.information_raw)
+            (
+                " + ".join(row.modalities),
+                row.n_items,
+                row.alignment,
+                row.information,
+                row.information_of_content,
+                row.information_raw,
+            )
             for row in found.pairs
         ],
     )

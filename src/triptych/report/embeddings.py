@@ -18,11 +18,12 @@ from triptych.data.dataset import Dataset
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.evaluation.mechanism import uniformity
-from triptych.graph.sparse import propagate_layers, spmm
+from triptych.graph.sparse import propagate_layers
 from triptych.models.base import ModelInputs, Recommender
 from triptych.nn.correlation import column_correlation, redundancy
 from triptych.nn.generic_unique import Separation, split_halves
 from triptych.runs import Diagnosis, Run, diagnose
+from triptych.runs.diagnosis import first_layers
 from triptych.runs.rebuild import rebuild, same_split
 from triptych.scorer import Embeddings, EmbeddingScorer
 
@@ -303,23 +304,14 @@ class _Studio:
 
     def layers(self, n_layers: int) -> Iterator[CorrelatedLayer]:
         """Correlate the columns of ids and modalities, layer by layer, and those of what ranks."""
-        for of, nodes, counted in self._first_layers():
+        n_users = self.split.n_users
+        for of, nodes, counted in first_layers(self.model, self.inputs, self.vectors):
+            known = None if counted is None else counted[n_users:]
             for layer, passed in enumerate(
                 propagate_layers(self.inputs.graphs.bipartite("sym"), nodes, n_layers)
             ):
-                yield _correlated(of, layer, passed[self.split.n_users :], counted)
+                yield _correlated(of, layer, passed[n_users:], known)
         yield _correlated("result", 0, self.result.items.cpu(), None)
-
-    def _first_layers(self) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-        """Give names, nodes (N, D), and which items count (I,): users begin as the mean of their items."""
-        ids = self.model.id_embeddings()
-        if ids is not None:
-            yield "ids", torch.cat(list(ids)), None
-        chosen = self.inputs.graphs.users_from_items("mean")
-        for modality, rows in self.vectors.items():
-            items = rows.float()
-            counted = torch.from_numpy(self.inputs.features[modality].present)
-            yield modality, torch.cat([spmm(chosen, items), items]), counted
 
     def _map(
         self,
