@@ -26,6 +26,9 @@ What is printed leaves open, and what is done here; a setting where it may matte
   not), and how wide the MLPs of eq. 20 are (D).
 - "the temperature alpha2 = 0.2" is tau, as alpha2 weighs the squares; the layers and the rate are MGCN's.
   The rest follows the text: "all parameters" in the squares are the batch's rows; features stay frozen.
+- No switch have self-loops and shared vectors in eq. 7, graphs of projected content in 10, attention within a
+  batch, maps of their own in 21, wider MLPs in 20 and 23, and candidates beyond the batch in 30: nothing
+  printed speaks for them.
 Of its figures, Recall@20 and NDCG@20 on Baby can hardly both be right.
 
 As printed, M is much the same for all nodes at first: to content in rows of length 0.02 the maps of eq. 15-23

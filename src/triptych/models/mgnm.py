@@ -17,14 +17,15 @@ R (U, I) choices, A = D^-1/2 [0 R; R^T 0] D^-1/2, f_m raw features.
 
 No code of the authors is known. Where the print is silent or cannot be meant, this follows LGMRec
 (arXiv:2312.16400), on which the paper builds. Comb of eq. 3 is not defined: the mean, as in LightGCN. T_m
-has D columns, not F, as it multiplies filtered vectors, and b1_m 4 D entries. Eq. 10 multiplies ids of users
-too. Eq. 12, A T_m^T, has no items in it. Eq. 13 drops entries of the I x I matrix H H^T, here those of H; it
-names neither noise nor the first Y_m. Eq. 16 has one term above and below: below, the second vector runs
-over all nodes. Eq. 17 adds one term once for each modality; here it is added once, and as printed with
-`global_norm` "printed". Eq. 19 is a sum, and does not say what it regularises. AFDGCF (arXiv:2403.17416),
-where the decorrelation is from, takes mu_l as constants, as this does, but leaves out layer 0. Not printed
-are alpha (`global_weight`), omega (`contrast_weight`), lambda (`reg_weight`), n and the dropout: they are
-LGMRec's for Amazon Baby.
+has D columns, not F, as it multiplies filtered vectors, and b1_m 4 D entries. Eq. 10 multiplies ids of
+users too. Eq. 12, A T_m^T, has no items in it. Eq. 13 drops entries of the I x I matrix H H^T, here those
+of H, by which on the mean only its diagonal differs, as 1 / keep times too large; there is no other way, as
+that matrix is never made. It names neither noise nor the first Y_m. Eq. 16 has one term above and below:
+below, the second vector runs over all nodes. Eq. 17 adds one term once for each modality; here it is added
+once, and as printed with `global_norm` "printed". Eq. 19 is a sum, and does not say what it regularises.
+AFDGCF (arXiv:2403.17416), where the decorrelation is from, takes mu_l as constants, as this does, but
+leaves out layer 0. Not printed are alpha (`global_weight`), omega (`contrast_weight`), lambda
+(`reg_weight`), n and the dropout: they are LGMRec's for Amazon Baby.
 
 Beyond the paper: any modalities by name, with the mean over all pairs in the contrast, and none for a single
 one. An item that lacks a modality is zero in X_m and G_m, counts in no user's mean, belongs to no hyperedge

@@ -27,6 +27,8 @@ Where the paper is open or contradicts itself:
   what is dropped. (21) z^l is z^i; like (22) it is summed over m. c is 1 as printed, 2 in BM3's code.
 - Nothing is said of raw features; they learn, as in BM3's code, here those that a step reads
   (`feature_training`).
+- No switch have users that are the mean of all graphs' in (17), a predictor for each modality in (18), and
+  items that count in L_ssd as often as a batch has them: nothing printed asks for these.
 - (23) whose norms? Whole tables', over I, as in BM3's code (`reg_norm`), and no Z_m's without its graph.
 
 Cost: a modality's graph differs from the ids' by d = e_m - Q alone, so by linearity Z_m = Z_I + d + the
