@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from triptych.data.dataset import Dataset
-from triptych.runs import load
+from triptych.runs import evaluate, load, rank_otherwise
 from triptych.runs.beyond import measure_beyond
 from triptych.testing import toy_dataset
 
@@ -52,6 +52,17 @@ def test_beyond_stands_beside_accuracy(call, shop: Path, trained: Path):
     plain = call("evaluate", trained, "-k", "2,5", "--json")
     assert "beyond" not in plain.json
     assert plain.json["metrics"] == called.json["metrics"]
+
+
+def test_a_run_is_measured_as_it_ranks_by_another_setting(call, shop: Path, tmp_path: Path):
+    out = tmp_path / "msi"
+    assert call("train", "msi", shop, *TRAIN, "--out", out).status == 0
+    words = ("evaluate", out, "--data", shop, "-k", "2", "--set", "score_with=text")
+    found = call(*words, "--json").json
+    assert found["set"] == {"score_with": "text"}
+    other = rank_otherwise(load(out), Dataset.load(shop), {"score_with": "text"})
+    assert found["metrics"] == pytest.approx(evaluate(other, "test", [2]).mean())
+    assert "score_with = text" in call(*words).stdout
 
 
 def test_beyond_is_shown_in_tables(call, trained: Path):
@@ -124,6 +135,7 @@ def test_a_tracker_that_fails_leaves_the_training_alone(call, shop: Path, tmp_pa
     [
         (("evaluate", "{run}", "--data", "{data}"), "without --beyond"),
         (("evaluate", "{run}", "--groups", "category"), "without --beyond"),
+        (("evaluate", "{run}", "--set", "score_with=text"), "without --data"),
         (("evaluate", "{run}", "-k", "2", "--on", "valid", "--masked", "train+valid"), "--masked without --on test"),
         (("picture", "{run}", "{data}", "--seed", str(2**32), "--out", "{out}/p.html"), "Invalid value for '--seed'"),
         (("train", "mf-bpr", "{data}", "--seed", "100000000000000000000", "--out", "{out}/r"), "Invalid value for '--seed'"),

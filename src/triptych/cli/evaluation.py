@@ -50,9 +50,17 @@ def evaluate(
         bool,
         typer.Option("--beyond", help="Also what the lists are like beside right, and for whom they are."),
     ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Rank by another setting with the same weights, such as MSI's score_with; repeat.",
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="The data set folder, for what --beyond measures by features."),
+        typer.Option(help="The data set folder, for --set, and what --beyond measures by features."),
     ] = None,
     groups: Annotated[
         str | None,
@@ -66,16 +74,22 @@ def evaluate(
     """Measure a saved run on its own split, by full ranking."""
     from triptych.data.dataset import Dataset
     from triptych.runs import evaluate as evaluate_run
-    from triptych.runs import load
+    from triptych.runs import load, rank_otherwise
     from triptych.runs.beyond import BY_POPULARITY, measure_beyond
+    from triptych.training.recipe import parse_settings
 
+    changes = parse_settings(settings or ())
     part, lengths, hidden = read_choice("--on", on, ("valid", "test")), read_lengths(k), read_masked(masked)
-    needs(context, ["--data", "--groups"], "--beyond", met=beyond)
+    needs(context, ["--groups"], "--beyond", met=beyond)
+    needs(context, ["--data"], "--beyond or --set", met=beyond or bool(changes))
+    needs(context, ["--set"], "--data", met=data is not None)
     needs(context, ["--masked"], "--on test", met=part == "test" or hidden == "train")
     found = None
     with limited(memory_limit):
         run = load(run_folder)
         features = None if data is None else Dataset.load(data)
+        if changes and features is not None:
+            run = rank_otherwise(run, features, changes)
         ranking = evaluate_run(run, part, lengths, masked=hidden)
         if beyond:
             by = groups or BY_POPULARITY
@@ -87,14 +101,16 @@ def evaluate(
             {
                 "run": str(run_folder),
                 "model": run.record.name,
+                **({"set": changes} if changes else {}),
                 "metrics": ranking.mean(),
                 "protocol": dict(ranking.protocol),
                 **({} if found is None else {"beyond": found.model_dump(mode="json")}),
             }
         )
         return
+    named = "".join(f", {name} = {value}" for name, value in changes.items())
     _show_by_length(
-        f"{run.record.name} on {run.record.data}, {on}", ranking.mean(), str(ranking).splitlines()[-1]
+        f"{run.record.name} on {run.record.data}, {on}{named}", ranking.mean(), str(ranking).splitlines()[-1]
     )
     if found is not None:
         _show_beyond(found)

@@ -5,6 +5,7 @@ from triptych.runs.diagnosis import Diagnosis, diagnose
 from triptych.runs.explanation import Explanation, explain, modality_shares
 from triptych.runs.fold_in import fold_in
 from triptych.runs.fusion import fuse
+from triptych.runs.rebuild import rank_otherwise
 from triptych.runs.record import RunRecord
 from triptych.runs.run import RUN, Recommendation, Run, ScoredItem, evaluate, load, open_test
 from triptych.runs.train import train
@@ -28,5 +29,6 @@ __all__ = [
     "load",
     "modality_shares",
     "open_test",
+    "rank_otherwise",
     "train",
 ]

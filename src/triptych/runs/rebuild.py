@@ -14,7 +14,7 @@ from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures
 from triptych.data.missing import fill_missing
 from triptych.data.split import Split
-from triptych.errors import StorageError
+from triptych.errors import ConfigError, StorageError
 from triptych.graph.learned import LearnedGraph
 from triptych.graph.sparse import SparseGraph
 from triptych.graph.store import Edges, GraphStore
@@ -60,6 +60,45 @@ def rebuild(run: Run, inputs: ModelInputs) -> Recommender:
             + run.record.versions.get("triptych", "unknown"),
         ) from error
     return model.eval()
+
+
+def rank_otherwise(run: Run, data: Dataset, settings: Mapping[str, Any]) -> Run:
+    """Let a trained model rank by other settings, with the weights that it has.
+
+    So one training of MSI gives the three rows of its table 1, by `score_with`. The epoch stays the one at
+    which the model was best as it ranked in training, and the record still says how that was.
+
+    Args:
+        run: trained on `data`.
+        data: with its features, which a run does not keep.
+        settings: of the model.
+
+    Raises:
+        ConfigError: the model has no such setting or value, has other weights with it, or ranks by it as it
+            does without.
+        StorageError: the run was trained on other data, or the model's code has changed since.
+    """
+    inputs = ModelInputs.from_split(same_split(run, data))
+    before = rebuild(run, inputs).scorer().arrays()
+    model = _create(run, inputs, {run.record.model: settings})
+    named = " and ".join(f"{name} = {value}" for name, value in settings.items())
+    refused = None
+    try:
+        model.load_state_dict(dict(run.weights))
+    except RuntimeError:
+        refused = f"{run.record.name} has other weights with {named}"
+    else:
+        scorer = model.eval().scorer()
+        after = scorer.arrays()
+        if all(torch.equal(part, after[name]) for name, part in before.items()):
+            refused = f"{run.record.name} ranks by {named} as it does without"
+    if refused is not None:
+        raise ConfigError(
+            refused,
+            wanted="a setting of the model by which the same weights rank otherwise, as MSI's score_with",
+            fix=f"Train a run with it: triptych train {run.record.model} --set",
+        )
+    return replace(run, scorer=scorer)
 
 
 def same_split(run: Run, data: Dataset) -> Split:
