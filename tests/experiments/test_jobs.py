@@ -129,6 +129,27 @@ def test_whatever_ends_a_job_the_others_go_on(split: Split, tmp_path: Path, monk
     assert "ZeroDivisionError: by nobody foreseen" in note.read_text()
 
 
+@pytest.mark.parametrize("why", ["settings", "disk"])
+def test_a_failure_that_cannot_be_written_down_ends_nothing(split: Split, tmp_path: Path, monkeypatch, why):
+    def settings(self: Job) -> dict[str, object]:
+        return {"seed": self.seed, "amount": float("inf"), "of": tmp_path}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if why == "disk":
+        monkeypatch.setattr(jobs_module, "write_json", full)
+    else:
+        named = [job(seed=1).name(split.without_test()), job(seed=2).name(split.without_test())]
+        monkeypatch.setattr(Job, "name", lambda self, _: named[self.seed - 1])
+        monkeypatch.setattr(Job, "settings", settings)
+    monkeypatch.setattr(jobs_module, "train", lambda *_, seed, **__: {}[f"none of {seed}"])
+    outcomes = list(run_jobs([job(seed=1), job(seed=2)], split, shop(tmp_path)))
+    assert [outcome.error for outcome in outcomes] == ["'none of 1'", "'none of 2'"]
+    notes = [json.loads(path.read_text()) for path in (tmp_path / "failed").glob("*.json")]
+    assert [note["amount"] for note in notes] == ([] if why == "disk" else ["Infinity"] * 2)
+
+
 def test_unknown_settings_are_refused_before_anything_is_trained(split: Split, tmp_path: Path):
     with pytest.raises(ConfigError, match="n_layerz"):
         list(run_jobs([job(), job(n_layerz=3)], split, shop(tmp_path)))

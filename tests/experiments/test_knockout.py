@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -130,9 +131,23 @@ def test_what_cannot_be_knocked_out_is_refused(split: Split):
         knockout_systems({"lightgcn": Recipe("lightgcn")}, split.data, KnockoutPlan())
     with pytest.raises(ConfigError, match="Did you mean 'image'"):
         knockout_systems({"vbpr": Recipe("vbpr")}, split.data, KnockoutPlan(modalities=["imgae"]))
-    for wrong in ({"missing": [100]}, {"missing": [-1]}, {"noisy": [-0.1]}):
+    for wrong in (
+        {"missing": [100]},
+        {"missing": [-1]},
+        {"noisy": [-0.1]},
+        {"noisy": [math.inf]},
+        {"noisy": [math.nan]},
+    ):
         with pytest.raises(ConfigError, match="shares from 0 to below 100"):
             KnockoutPlan([], **wrong)
+
+
+def test_what_changes_nothing_is_refused_with_the_reason(split: Split):
+    with pytest.raises(ConfigError, match=r"vbpr: changed content, 0 leaves the data as they are"):
+        knockout_systems({"vbpr": Recipe("vbpr")}, split.data, KnockoutPlan([], [0]))
+    one = Recipe("vbpr", {"modalities": ["image"]})
+    with pytest.raises(ConfigError, match=r"one: changed content, it uses image alone"):
+        knockout_systems({"one": one}, split.data, KnockoutPlan(modalities=["text"]))
 
 
 # What is found

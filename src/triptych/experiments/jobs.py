@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -220,10 +220,16 @@ def _attempt(job: Job, name: str, sealed: Split, workshop: Workshop, observer: O
         facts |= job.settings()
         folder = _train(job, name, sealed, workshop, observer)
     except Exception as error:  # whatever it is, the others go on
-        write_json(note, {**facts, "error": f"{type(error).__name__}: {error}"})
+        _note_failure(note, {**facts, "error": f"{type(error).__name__}: {error}"})
         return Outcome(job, None, str(error))
     note.unlink(missing_ok=True)
     return Outcome(job, folder)
+
+
+def _note_failure(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write down what failed and how, as far as that can be written: it must not end the other jobs."""
+    with suppress(OSError):  # of a full disk; the outcome says what went wrong all the same
+        write_json(path, json.loads(json.dumps(facts, default=str), parse_constant=str))  # "Infinity"
 
 
 def _train(job: Job, name: str, sealed: Split, workshop: Workshop, observer: Observer | None) -> Path:

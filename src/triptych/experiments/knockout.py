@@ -9,6 +9,7 @@ Source: for shares of items that lack content Malitesta et al. (arXiv:2408.11767
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -40,11 +41,13 @@ class KnockoutPlan:
     modalities: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if not all(0 <= share < 100 for share in self.missing) or not all(sd >= 0 for sd in self.noisy):
+        if not all(0 <= share < 100 for share in self.missing) or not all(
+            0 <= sd < math.inf for sd in self.noisy
+        ):
             raise ConfigError(
                 f"missing {', '.join(f'{share:g}' for share in self.missing) or 'none'} per cent, "
                 f"noise {', '.join(f'{sd:g}' for sd in self.noisy) or 'none'}",
-                wanted="shares from 0 to below 100 per cent, and standard deviations of at least 0",
+                wanted="shares from 0 to below 100 per cent, and finite standard deviations of at least 0",
                 fix="Write for example --missing 0,30,60,90 --noise 0,0.5,1,2",
             )
 
@@ -95,7 +98,12 @@ def knockout_systems(
         used = used_modalities(recipe, data)
         if not used:
             left_out.append(LeftOut(name=f"{name}: changed content", reason="it uses no content"))
-        for change in plan.changes(used):
+        changes = plan.changes(used)
+        if used and not changes:
+            unused = plan.modalities is not None and not set(plan.modalities) & set(used)
+            reason = "it uses " + "+".join(used) + " alone" if unused else "0 leaves the data as they are"
+            left_out.append(LeftOut(name=f"{name}: changed content", reason=reason))
+        for change in changes:
             called = f"{name}: {change.name}"
             reasons = [change.refused(data.features[modality]) for modality in change.modalities]
             parts = _chosen(recipe, data).values()
