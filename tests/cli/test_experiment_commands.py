@@ -100,6 +100,16 @@ def test_sweep_goes_through_all_combinations(data: Path, tmp_path: Path, capsys)
     assert found["systems"][3]["settings"]["normalisation"] == "rw_loop"
 
 
+def test_progress_names_what_is_trained(data: Path, tmp_path: Path, capsys):
+    common = ["--data", data, "--seeds", 1, "-k", 2, *QUICK, "--out", tmp_path / "e"]
+    assert call("sweep", "lightgcn", "n_layers=1,2", *common) == 0
+    assert "2/2  n_layers=2, seed 1: trained" in capsys.readouterr().err
+    assert call("knockout", "vbpr", "--kind", "absent", "--modality", "image", *common) == 0
+    said = capsys.readouterr().err
+    assert "1/2  vbpr, seed 1: trained" in said
+    assert "2/2  vbpr: image absent, seed 1: trained" in said
+
+
 def test_ablate_compares_the_variants_with_the_model(data: Path, tmp_path: Path, capsys):
     found = answer(capsys, "ablate", "sand", "--variant", "w/o Alignment", "--data", data, "--seeds", 1, "-k", 2, *QUICK,
                    "--set", "n_neighbors=2", "--out", tmp_path / "e")  # fmt: skip

@@ -193,7 +193,7 @@ def compare(
         )
     sealed = split.without_test()
     jobs = {
-        name: [Job(recipe, seed, _of_features(variants.get(name))) for seed in dict.fromkeys(seeds)]
+        name: [Job(recipe, seed, _of_features(variants.get(name)), name) for seed in dict.fromkeys(seeds)]
         for name, recipe in recipes.items()
     }
     outcomes: dict[str, Outcome] = {}

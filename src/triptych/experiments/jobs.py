@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -41,11 +41,13 @@ class Job:
         recipe: what to train.
         seed: with which seed.
         change: what is done to the content that it learns from, drawn with the same seed.
+        called: what the experiment calls its system; it names nothing that is kept.
     """
 
     recipe: Recipe
     seed: int
     change: Change | None = None
+    called: str = field(default="", compare=False)
 
     def settings(self) -> dict[str, Any]:
         """Say all that names the training but the data, in JSON values, defaults included.
@@ -68,9 +70,9 @@ class Job:
 
     @property
     def title(self) -> str:
-        """Name the training for people: "freedom, image shuffled, seed 1"."""
-        changed = [] if self.change is None else [self.change.name]
-        return ", ".join([self.recipe.name, *changed, f"seed {self.seed}"])
+        """Name the training for people: "freedom: image shuffled, seed 1", "n_layers=2, seed 1"."""
+        changed = "" if self.change is None else f": {self.change.name}"
+        return f"{self.called or self.recipe.name + changed}, seed {self.seed}"
 
     def name(self, sealed: Split) -> str:
         """Name the training on a split without test pairs: "freedom+sand-seed1-9f0c2a6b"."""
