@@ -187,14 +187,35 @@ def test_one_user_to_test_is_too_few_to_compare_before_training(split: Split, tm
 
 def test_legacy_shows_what_choosing_by_test_would_print(split: Split, tmp_path: Path):
     result = compare(SYSTEMS, split, [1, 2, 3], shop(tmp_path), k=(2,), legacy=True)
-    for system in result.systems:
-        by_seed = [load(run).record.test["recall@2"] for run in system.runs]
+    runs = [load(path).record for path in (tmp_path / "runs").iterdir()]
+    for system, model in zip(result.systems, ("mf-bpr", "lightgcn"), strict=True):
+        rounded = [run for run in runs if run.model == model and run.train_settings["metric_decimals"] == 4]
+        assert len(rounded) == 3
         assert system.legacy is not None
-        assert system.legacy["recall@2"] == max(by_seed)
-        assert system.test["recall@2"].mean == pytest.approx(np.mean(by_seed))
-        assert load(system.runs[0]).record.train_settings["metric_decimals"] == 4
+        assert system.legacy["recall@2"] == max(run.test["recall@2"] for run in rounded)
+        assert load(system.legacy_run or "").record.test == pytest.approx(system.legacy)
     best = max(result.systems, key=lambda system: (system.legacy or {})["recall@2"])
     assert result.legacy_choice == best.name
-    clean = compare({"graph": SYSTEMS["graph"]}, split, [1], shop(tmp_path), k=(2,))
-    assert clean.systems[0].legacy is None
+
+
+def test_the_clean_figures_beside_legacy_ones_are_those_of_a_clean_comparison(split: Split, tmp_path: Path):
+    systems = {"graph": SYSTEMS["graph"], "popular": Recipe("popularity", {"metric": "recall@2"})}
+    told: list[Outcome] = []
+    beside = compare(systems, split, [1, 2], shop(tmp_path), k=(2,), legacy=True, on_outcome=told.append)
+    assert [outcome.job.title for outcome in told] == [
+        "graph, seed 1", "graph, seed 2", "graph, legacy, seed 1", "graph, legacy, seed 2", "popular, seed 1",
+        "popular, seed 2",
+    ]  # fmt: skip
+    assert comparison.n_trainings(systems, [1, 2], legacy=True) == len(told)
+    clean = compare(systems, split, [1, 2], shop(tmp_path), k=(2,), on_outcome=told.append)
+    assert not any(outcome.trained for outcome in told[6:])
     assert clean.legacy_choice is None
+    for one, other in zip(beside.systems, clean.systems, strict=True):
+        assert one.model_copy(update={"legacy": None, "legacy_run": None}) == other
+    assert beside.systems[1].legacy_run in beside.systems[1].runs
+
+
+def test_the_legacy_protocol_has_one_mask(split: Split, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"legacy protocol with train\+valid items masked"):
+        compare(SYSTEMS, split, [1], shop(tmp_path), k=(2,), masked="train+valid", legacy=True)
+    assert not list(tmp_path.iterdir())

@@ -293,9 +293,20 @@ def test_what_choosing_by_test_would_show_stands_beside(tmp_path: Path):
     systems = [
         one.model_copy(update={"legacy": {"recall@5": 0.4321 + at}}) for at, one in enumerate(small().systems)
     ]
-    _, reader = page(result(systems, legacy_choice="third"), tmp_path / "page.html")
-    for word in ("best seed by test", "0.4321", "2.4321", "it would choose third"):
+    systems[1] = systems[1].model_copy(update={"legacy": None})  # none of its trainings ended
+    found = result(systems, legacy_choice="third")
+    _, reader = page(found, tmp_path / "page.html")
+    for word in ("legacy recall@5", "0.4321", "2.4321", "–"):
         assert word in reader.words
+    markdown, latex = comparison_markdown(found), comparison_latex(found)
+    assert markdown.startswith("| system | recall@5 | ndcg@5 | legacy recall@5 |\n|:--|--:|--:|--:|\n")
+    assert "| third | **0.1200** | 0.0400 | 2.4321 |" in markdown
+    assert r"third & \textbf{0.1200} & 0.0400 & 2.4321 \\" in latex
+    assert r"\begin{tabular}{lrrr}" in latex
+    for text in (reader.words, markdown, latex):
+        assert "Legacy figures are not to be quoted" in text
+        assert "rounded to 4 places" in text
+        assert "Choosing so would take third; validation takes" in text
 
 
 def test_hostile_names_are_shown_and_nothing_else(tmp_path: Path):

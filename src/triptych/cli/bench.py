@@ -50,8 +50,8 @@ Settings = Annotated[
 Protocol = Annotated[
     str,
     typer.Option(
-        help="clean, or legacy: round as MMRec does, and show beside the means what choosing by the test "
-        "part would print."
+        help="clean, or legacy: beside the clean figures those of trainings that round as MMRec does, the "
+        "seed chosen by the test part."
     ),
 ]
 Beyond = Annotated[
@@ -150,10 +150,10 @@ class Bench:
         left_out: Sequence[LeftOut] = (),
     ) -> None:
         """Compare, write down under a name, and print."""
-        from triptych.experiments.comparison import compare
+        from triptych.experiments.comparison import compare, n_trainings
         from triptych.report.comparison import write_comparison
 
-        with self.progress(len(systems) * len(seeds)) as progress:
+        with self.progress(n_trainings(systems, seeds, legacy=legacy)) as progress:
             result = compare(
                 systems,
                 self.split,
@@ -185,11 +185,12 @@ class Bench:
         beyond: bool = False,
     ) -> None:
         """Compare under several splits, write down, and print."""
+        from triptych.experiments.comparison import n_trainings
         from triptych.experiments.splits import compare_splits
         from triptych.report.splits import write_splits
 
         made = self.splits(splits)
-        with self.progress(len(systems) * len(seeds) * len(made)) as progress:
+        with self.progress(n_trainings(systems, seeds, legacy=legacy) * len(made)) as progress:
             result = compare_splits(
                 systems,
                 made,

@@ -16,20 +16,22 @@ _MOST_COLUMNS = 6
 
 def print_comparison(result: ComparisonResult) -> None:
     """Print the figures of systems, which differences hold, and what is not among them."""
+    from triptych.report.comparison_tables import legacy_figures, legacy_heads, legacy_note
+
     length = max(result.protocol["k"])
     shown = list(dict.fromkeys([result.metric, f"recall@{length}", f"ndcg@{length}"]))
-    best_seed = ["best seed by test"] if result.legacy_choice else []
+    legacy = legacy_figures(result)
     seeds = sorted({len(system.seeds) for system in result.systems})
     over = "–".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
     split = result.split.get("kind")
     print_table(
         f"Test figures on {result.data}, split by {split}, mean ± standard deviation over {over}",
-        ["system", *shown, *best_seed, f"valid {result.metric}", "s/epoch", "process MiB"],
+        ["system", *shown, *legacy_heads(result), f"valid {result.metric}", "s/epoch", "process MiB"],
         [
             [
                 system.name,
                 *(worded(system.test[metric]) for metric in shown),
-                *(f"{(system.legacy or {})[result.metric]:.4f}" for _ in best_seed),
+                *legacy[system.name],
                 worded(system.valid[result.metric]),
                 f"{system.seconds_per_epoch:.2f}",
                 f"{system.peak_memory_bytes / 2**20:,.0f}",
@@ -39,14 +41,8 @@ def print_comparison(result: ComparisonResult) -> None:
         notes=f"{result.protocol['users']:,} users; all items ranked, {result.protocol['masked']} items "
         "masked. Epochs chosen on validation; the test part was opened when all trainings had ended.",
     )
-    if result.legacy_choice:
-        best = max(result.systems, key=lambda system: system.valid[result.metric].mean).name
-        out.print(
-            "Legacy: the seed that is best on test is chosen by what it measures, and promises too much. "
-            f"Choosing by it would take {result.legacy_choice}; validation takes {best}.",
-            markup=False,
-            highlight=False,
-        )
+    if note := legacy_note(result):
+        out.print(note, markup=False, highlight=False)
     if result.differences:
         _print_differences(result)
     if any(system.beyond for system in result.systems):

@@ -6,6 +6,7 @@ that the others are tested against is chosen on validation.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,10 @@ class SystemFigures(BaseModel):
     valid: dict[str, Spread]
     test: dict[str, Spread]
     legacy: dict[str, float] | None
-    """Test figures of the seed that is best on test, as a toolbox would print that chooses by it; None unless
-    asked for."""
+    """Test figures as MMRec would print them, see `as_legacy`: of the seed that is best on test. None unless
+    asked for, or where no such training ended."""
+    legacy_run: str | None = None
+    """Folder of that seed's run."""
     epochs: list[int]
     """Trained by each seed; the best one is some patience earlier."""
     seconds_per_epoch: float
@@ -128,8 +131,8 @@ class ComparisonResult(BaseModel):
     reference_chosen: bool
     """Whether it is the best on validation, and not one that was asked for."""
     legacy_choice: str | None
-    """The system whose best seed is best on test, which is what choosing by it would take; None unless asked
-    for."""
+    """The system whose legacy figure is best, which is what choosing by the test part would take; None unless
+    asked for."""
     differences: list[Difference]
     """Of the reference, or the intact system, to each other one, on test, paired by user, means over seeds;
     all of them are one family for Holm's correction."""
@@ -163,8 +166,8 @@ def compare(
         k: list lengths of the figures.
         masked: whose items are no candidates at test time.
         reference: the system that the others are tested against; by default the best on validation.
-        legacy: do as MMRec does, to see what it makes of figures: round the watched metric to 4 places before
-            epochs are compared, and give beside the means the figures of the seed that is best on test.
+        legacy: beside the clean figures give those that MMRec would print: of trainings of their own, see
+            `as_legacy`, the seed that is best on test.
         beyond: also say what lists are like beside accuracy; see `triptych.runs.beyond`.
         left_out: what is not compared, to be told with the result.
         observe: makes an observer for a training in this process.
@@ -180,8 +183,12 @@ def compare(
     """
     recipes = {name: of.recipe if isinstance(of, Variant) else of for name, of in systems.items()}
     variants = {name: of for name, of in systems.items() if isinstance(of, Variant)}
-    if legacy:
-        recipes = {name: recipe.with_settings({"metric_decimals": 4}) for name, recipe in recipes.items()}
+    if legacy and masked != "train":
+        raise ConfigError(
+            f"the legacy protocol with {masked} items masked",
+            wanted="'train', which is the mask that MMRec has",
+            fix="Leave out one of --protocol and --masked",
+        )
     metric = _watched_metric(recipes, seeds, reference)
     lengths = check_lengths([*k, check_metric(metric, split.n_items)], split.n_items)
     split.require("valid", "test")
@@ -192,16 +199,14 @@ def compare(
             fix="Split the data another way",
         )
     sealed = split.without_test()
-    jobs = {
-        name: [Job(recipe, seed, _of_features(variants.get(name)), name) for seed in dict.fromkeys(seeds)]
-        for name, recipe in recipes.items()
-    }
+    jobs = list_jobs(systems, seeds, legacy=legacy)
     outcomes: dict[str, Outcome] = {}
     for outcome in run_jobs([job for of in jobs.values() for job in of], split, workshop, observe=observe):
         outcomes[outcome.job.name(sealed)] = outcome
         if on_outcome is not None:
             on_outcome(outcome)
-    ended = {name: [outcomes[job.name(sealed)] for job in of] for name, of in jobs.items()}
+    every = {name: [outcomes[job.name(sealed)] for job in of] for name, of in jobs.items()}
+    ended = {name: every[name] for name in recipes}
     figures: list[SystemFigures] = []
     per_user: dict[str, PerUser] = {}
     protocol: dict[str, Any] = {}
@@ -221,11 +226,17 @@ def compare(
             ]
             if not opened:
                 continue  # told of by its failures
-            by_test = metric if legacy else None
+            rounded = [
+                _open(outcome.job, outcome.folder, split, lengths, masked, beyond=False)
+                for outcome in every.get(_legacy_name(name), of if legacy else [])
+                if outcome.folder is not None
+            ]
+            by_test = max(rounded, key=lambda one: one.ranking.mean()[metric], default=None)
             figures.append(_figures(name, recipes[name], opened, by_test, variants.get(name)))
             per_user[name] = np.stack([one.ranking.values[metric] for one in opened])  # (seeds, n)
             protocol = dict(opened[0].ranking.protocol)
     best = max(figures, key=lambda system: system.valid[metric].mean).name
+    by_legacy = {system.name: system.legacy[metric] for system in figures if system.legacy}
     baseline = None if variants else reference or best
     beside = {name: variants[name].base if name in variants else baseline for name in per_user}
     return ComparisonResult(
@@ -238,16 +249,54 @@ def compare(
         systems=figures,
         reference=baseline,
         reference_chosen=reference is None and not variants,
-        legacy_choice=max(figures, key=lambda system: (system.legacy or {})[metric]).name if legacy else None,
+        legacy_choice=max(by_legacy, key=by_legacy.__getitem__, default=None),
         differences=_differences(per_user, beside, metric),
         failures=[
             Failure(name=name, seed=outcome.job.seed, error=outcome.error)
-            for name, of in ended.items()
+            for name, of in every.items()
             for outcome in of
             if outcome.error is not None
         ],
         left_out=list(left_out),
     )
+
+
+def list_jobs(
+    systems: Mapping[str, Recipe | Variant], seeds: Sequence[int], *, legacy: bool = False
+) -> dict[str, list[Job]]:
+    """List the trainings of a comparison by system; for the legacy protocol also "SYSTEM, legacy".
+
+    A model of one epoch has nothing to round, and no such entry.
+    """
+    jobs: dict[str, list[Job]] = {}
+    for name, system in systems.items():
+        recipe, change = (
+            (system.recipe, _of_features(system)) if isinstance(system, Variant) else (system, None)
+        )
+        recipes = {name: recipe}
+        if legacy and as_legacy(recipe) != recipe:
+            recipes[_legacy_name(name)] = as_legacy(recipe)
+        for called, trained in recipes.items():
+            jobs[called] = [Job(trained, seed, change, called) for seed in dict.fromkeys(seeds)]
+    return jobs
+
+
+def n_trainings(
+    systems: Mapping[str, Recipe | Variant], seeds: Sequence[int], *, legacy: bool = False
+) -> int:
+    """Count the trainings of a comparison, equal ones once."""
+    jobs = [job for of in list_jobs(systems, seeds, legacy=legacy).values() for job in of]
+    return len({json.dumps(job.settings(), sort_keys=True) for job in jobs})
+
+
+def as_legacy(recipe: Recipe) -> Recipe:
+    """Train as MMRec does: round the watched figure to 4 places before epochs are compared."""
+    rounded = recipe.with_settings({"metric_decimals": 4})
+    return recipe if "metric_decimals" in rounded.unread() else rounded
+
+
+def _legacy_name(name: str) -> str:
+    return f"{name}, legacy"
 
 
 def _watched_metric(systems: Mapping[str, Recipe], seeds: Sequence[int], reference: str | None) -> str:
@@ -275,9 +324,9 @@ def _watched_metric(systems: Mapping[str, Recipe], seeds: Sequence[int], referen
     return next(iter(watched.values()))
 
 
-def _of_features(variant: Variant | None) -> Change | None:
+def _of_features(variant: Variant) -> Change | None:
     """Give the change of features; to be without a modality is a setting."""
-    return None if variant is None or variant.change.kind == "absent" else variant.change
+    return None if variant.change.kind == "absent" else variant.change
 
 
 @dataclass(frozen=True)
@@ -324,7 +373,7 @@ def _differences(
 
 
 def _figures(
-    name: str, recipe: Recipe, opened: Sequence[_Opened], by_test: str | None, variant: Variant | None
+    name: str, recipe: Recipe, opened: Sequence[_Opened], by_test: _Opened | None, variant: Variant | None
 ) -> SystemFigures:
     records, means = [one.record for one in opened], [one.ranking.mean() for one in opened]
     beyond = [one.beyond for one in opened if one.beyond is not None]
@@ -335,7 +384,8 @@ def _figures(
         runs=[str(one.folder) for one in opened],
         valid=_spreads([record.valid for record in records]),
         test=_spreads(means),
-        legacy=None if by_test is None else max(means, key=lambda mean: mean[by_test]),
+        legacy=None if by_test is None else by_test.ranking.mean(),
+        legacy_run=None if by_test is None else str(by_test.folder),
         epochs=[len(record.history) for record in records],
         seconds_per_epoch=float(np.median([record.seconds_per_epoch for record in records])),
         peak_memory_bytes=max(record.peak_memory_bytes for record in records),

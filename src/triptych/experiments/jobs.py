@@ -176,7 +176,9 @@ def run_jobs(
         TrainingError: a process that trained died.
     """
     sealed = split.without_test()
-    named = {job.name(sealed): job for job in jobs}
+    named: dict[str, Job] = {}
+    for job in jobs:
+        named.setdefault(job.name(sealed), job)  # the first gives the name for people
     with only_process(workshop.folder, "working"):
         waiting = {}
         for name, job in named.items():

@@ -19,6 +19,9 @@ from triptych.report.comparison_tables import (
     comparison_latex,
     comparison_markdown,
     in_table,
+    legacy_figures,
+    legacy_heads,
+    legacy_note,
     more_tables,
     name_seeds,
     p_value,
@@ -77,7 +80,8 @@ def write_comparison_page(result: ComparisonResult, path: Path) -> None:
         metrics=metrics,
         table=in_table(result, metrics),
         valid={system.name: words(system.valid[result.metric]) for system in result.systems},
-        legacy={system.name: (system.legacy or {}).get(result.metric) for system in result.systems},
+        legacy_heads=legacy_heads(result),
+        legacy=legacy_figures(result),
         significant=significant(result),
         differing=differing,
         more=more_tables(result),
@@ -128,8 +132,8 @@ def _how_measured(result: ComparisonResult) -> list[str]:
         )
     if result.legacy_choice:
         said.append(
-            "As asked for, the figure of the seed that is best on test stands beside, as toolboxes print it "
-            f"that choose by the test part; it would choose {result.legacy_choice}. Nothing else rests on it."
+            f"{legacy_note(result)} Nothing else rests on them; a model that is solved at once has nothing "
+            "to round, and was not trained twice."
         )
     return said
 

@@ -51,9 +51,14 @@ def comparison_markdown(result: ComparisonResult, metrics: Sequence[str] | None 
     """
     chosen = columns(result, metrics)
     ends = {0: ("", ""), 1: ("**", "**"), 2: ("<ins>", "</ins>")}
-    lines = ["| system | " + " | ".join(chosen) + " |", "|:--" + "|--:" * len(chosen) + "|"]
+    legacy = legacy_figures(result)
+    heads = [*chosen, *legacy_heads(result)]
+    lines = ["| system | " + " | ".join(heads) + " |", "|:--" + "|--:" * len(heads) + "|"]
     lines += [
-        f"| {_markdown(name)} | " + " | ".join(_worded(cell, ends, "±") + cell.mark for cell in row) + " |"
+        " | ".join(
+            [f"| {_markdown(name)}", *(_worded(cell, ends, "±") + cell.mark for cell in row), *legacy[name]]
+        )
+        + " |"
         for name, row in in_table(result, chosen).items()
     ]
     tables = ["\n".join(lines) + f"\n\n{_markdown(table_caption(result, chosen))}\n"]
@@ -73,11 +78,19 @@ def comparison_latex(result: ComparisonResult, metrics: Sequence[str] | None = N
     """
     chosen = columns(result, metrics)
     ends = {0: ("", ""), 1: (r"\textbf{", "}"), 2: (r"\underline{", "}")}
+    legacy = legacy_figures(result)
     rows = [
-        " & ".join([_latex(name), *(_worded(cell, ends, r"$\pm$") + _latex(cell.mark) for cell in row)])
+        " & ".join(
+            [
+                _latex(name),
+                *(_worded(cell, ends, r"$\pm$") + _latex(cell.mark) for cell in row),
+                *map(_latex, legacy[name]),
+            ]
+        )
         for name, row in in_table(result, chosen).items()
     ]
-    tables = [latex_table(["system", *chosen], rows, table_caption(result, chosen))]
+    heads = ["system", *chosen, *legacy_heads(result)]
+    tables = [latex_table(heads, rows, table_caption(result, chosen))]
     tables += [plain_latex(more) for more in more_tables(result)]
     return "\n".join(["% needs \\usepackage{booktabs}", *tables])
 
@@ -235,6 +248,30 @@ def in_table(result: ComparisonResult, metrics: Sequence[str]) -> dict[str, list
     }
 
 
+def legacy_heads(result: ComparisonResult) -> list[str]:
+    """Give the head of the column of legacy figures; none where they were not asked for."""
+    return [f"legacy {result.metric}"] if result.legacy_choice else []
+
+
+def legacy_figures(result: ComparisonResult) -> dict[str, list[str]]:
+    """Word the legacy figure of each system: a list of one, or of none where they were not asked for."""
+    metric = result.metric
+    worded = {of.name: f"{of.legacy[metric]:.4f}" if of.legacy else "–" for of in result.systems}
+    return {name: [figure] if result.legacy_choice else [] for name, figure in worded.items()}
+
+
+def legacy_note(result: ComparisonResult) -> str:
+    """Say what the legacy figures are; nothing where they were not asked for."""
+    if not result.legacy_choice:
+        return ""
+    best = max(result.systems, key=lambda system: system.valid[result.metric].mean).name
+    return (
+        "Legacy figures are not to be quoted: as in MMRec, trainings of their own compare epochs by a figure "
+        "rounded to 4 places, the seed that is best on test is printed, and train items alone are masked. "
+        f"Choosing so would take {result.legacy_choice}; validation takes {best}."
+    )
+
+
 def significant(result: ComparisonResult) -> set[str]:
     """Name the systems whose difference to the reference is significant."""
     return {one.system for one in result.differences if one.p_corrected < ALPHA}
@@ -263,6 +300,8 @@ def table_caption(result: ComparisonResult, metrics: Sequence[str]) -> str:
             parts.append(f"No system differs in {result.metric} {tested} significantly ({paired}).")
         elif result.metric in metrics:
             parts.append(f"{MARK} differs in {result.metric} {tested} significantly ({paired}).")
+    if result.legacy_choice:
+        parts.append(legacy_note(result))
     if result.failures:
         failed = ", ".join(f"{failure.name} with seed {failure.seed}" for failure in result.failures)
         parts.append(f"Not in it, as the training failed: {failed}.")

@@ -46,7 +46,7 @@ _OF_STEPS = {"batch_size", "learning_rate", "lr_decay", "sampler", "zero_missing
 _UNREAD = {
     "batches": set[str](),
     "sweeps": _OF_STEPS,
-    "once": _OF_STEPS | {"epochs", "patience", "eval_every"},
+    "once": _OF_STEPS | {"epochs", "patience", "eval_every", "metric_decimals"},
 }
 """What a model does in an epoch -> settings of the loop that change nothing."""
 
