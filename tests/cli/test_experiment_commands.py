@@ -146,7 +146,7 @@ def test_knockout_compares_with_the_intact_system_and_draws_curves(data: Path, t
     (path,) = (tmp_path / "e").glob("knockout-*.json")
     assert path.name.startswith("knockout-vbpr-lightgcn-shuffled-absent-missing=0,50-noise=0.5-")
     kept = json.loads(path.read_text())
-    assert kept == {name: value for name, value in found.items() if name != "folder"}
+    assert kept == {name: value for name, value in found.items() if name not in ("folder", "report")}
     for kind in ("md", "tex", "html"):
         text = path.with_suffix(f".{kind}").read_text(encoding="utf-8")
         assert "lack image and text" in text
@@ -191,6 +191,30 @@ def test_reproduce_draws_a_figure(shop: Dataset, tmp_path: Path, capsys):
     (estimate,) = answer(capsys, *command)["estimates"]
     assert [row["row"] for row in estimate["rows"]] == [f"n_layers={layers}" for layers in (1, 2, 3, 4)]
     assert "figure 4 on baby: n_layers" in estimate["title"]
+
+
+def test_no_report_is_replaced_by_one_of_something_else(data: Path, tmp_path: Path, capsys):
+    common = ["compare", "--data", data, "-k", 2, *QUICK, "--out", tmp_path / "e", "popularity"]
+    questions = {
+        "first": [], "more": ["mf-bpr"], "more seeds": ["mf-bpr", "--seeds", 2], "fewer": ["--seeds", 1],
+        "split": ["mf-bpr", "--split", "leave-one-out"], "mask": ["mf-bpr", "--masked", "train+valid"],
+        "legacy": ["mf-bpr", "--protocol", "legacy"], "settings": ["mf-bpr", "--set", "patience=3"],
+    }  # fmt: skip
+    reports = {}
+    for name, asked in questions.items():
+        seeds = [] if "--seeds" in asked else ["--seeds", 1]
+        capsys.readouterr()
+        assert call(*common, *asked, *seeds, "--json") == 0
+        reports[name] = json.loads(capsys.readouterr().out)["report"]
+    assert reports["first"] == reports["more"] == reports["more seeds"] == "comparison.json"
+    assert len(set(reports.values())) == 6
+    assert all((tmp_path / "e" / name).with_suffix(".html").is_file() for name in reports.values())
+    kept = json.loads((tmp_path / "e" / "comparison.json").read_text())
+    assert [system["name"] for system in kept["systems"]] == ["popularity", "mf-bpr"]
+    assert call(*common, *questions["mask"], "--seeds", 1) == 0  # asked again, it takes its own old place
+    said = " ".join(capsys.readouterr().out.split())
+    assert reports["mask"] in said.replace(" ", "")
+    assert "comparison.json is of other systems or another split or mask, and stays" in said
 
 
 def test_search_writes_a_recipe_of_the_best(data: Path, tmp_path: Path, capsys):

@@ -89,7 +89,7 @@ class Bench:
         from triptych.memory import parse_size
 
         lengths = () if k is None else tuple(read_lengths(k))
-        self._split, self._split_seed = split, split_seed
+        self.split_kind, self._split_seed = split, split_seed
         with limited(memory_limit):
             self.dataset = Dataset.load(data)
         self.workshop = Workshop(
@@ -105,7 +105,7 @@ class Bench:
     @cached_property
     def split(self) -> Split:
         """The data, split as asked for."""
-        return make_split(self.dataset, self._split, self._split_seed)
+        return make_split(self.dataset, self.split_kind, self._split_seed)
 
     def splits(self, text: str) -> dict[str, Split]:
         """Split the data in each of some ways, "ratio,leave-one-out,time".
@@ -114,7 +114,7 @@ class Bench:
             ConfigError: --split is there as well, or a way is unknown or named twice.
             DataError: a way goes by time, of which the data know nothing.
         """
-        if self._split is not None:
+        if self.split_kind is not None:
             raise ConfigError(
                 "both --split and --splits", wanted="one of them", fix="Name all ways with --splits"
             )
@@ -151,7 +151,7 @@ class Bench:
     ) -> None:
         """Compare, write down under a name, and print."""
         from triptych.experiments.comparison import compare, n_trainings
-        from triptych.report.comparison import write_comparison
+        from triptych.report.comparison import free_path, write_comparison
 
         with self.progress(n_trainings(systems, seeds, legacy=legacy)) as progress:
             result = compare(
@@ -168,9 +168,10 @@ class Bench:
                 observe=progress.observe,
                 on_outcome=progress.on_outcome,
             )
-        path = self.workshop.folder / f"{name}.json"
+        asked = self.workshop.folder / f"{name}.json"
+        path = free_path(asked, result)
         write_comparison(result, path)
-        _show(result, path, as_json, print_comparison)
+        _show(result, path, asked, as_json, print_comparison)
 
     def compare_splits(
         self,
@@ -187,6 +188,7 @@ class Bench:
         """Compare under several splits, write down, and print."""
         from triptych.experiments.comparison import n_trainings
         from triptych.experiments.splits import compare_splits
+        from triptych.report.comparison import free_path
         from triptych.report.splits import write_splits
 
         made = self.splits(splits)
@@ -204,9 +206,10 @@ class Bench:
                 observe=progress.observe,
                 on_outcome=progress.on_outcome,
             )
-        path = self.workshop.folder / f"{file_name('splits', ','.join(made))}.json"
+        asked = self.workshop.folder / f"{file_name('splits', ','.join(made))}.json"
+        path = free_path(asked, *result.comparisons.values())
         write_splits(result, path)
-        _show(result, path, as_json, print_splits)
+        _show(result, path, asked, as_json, print_splits)
 
 
 def read_systems(names: Sequence[str], settings: Sequence[str] | None) -> dict[str, Recipe]:
@@ -231,7 +234,8 @@ def read_systems(names: Sequence[str], settings: Sequence[str] | None) -> dict[s
 def file_name(*asked: str | None) -> str:
     """Name a result's files, less their suffix, after what was asked, so that other questions keep theirs.
 
-    How it is measured stands in no name: with more seeds or other lengths the result takes its old place.
+    How it is measured stands in no name: with more seeds or other lengths the result takes its old place, and
+    `free_path` finds another where that would replace what answers something else.
 
     Args:
         asked: the kind of result, the systems, what is varied; None for what was not asked.
@@ -272,10 +276,16 @@ def read_legacy(protocol: str) -> bool:
     return bool(read_choice("--protocol", protocol, ("clean", "legacy")) == "legacy")
 
 
-def _show(result: Result, path: Path, as_json: bool, show: Callable[[Result], None]) -> None:
+def _show(result: Result, path: Path, asked: Path, as_json: bool, show: Callable[[Result], None]) -> None:
     """Print what was found, and where it was written."""
     if as_json:
-        print_json({**result.model_dump(mode="json"), "folder": str(path.parent)})
+        print_json({**result.model_dump(mode="json"), "folder": str(path.parent), "report": path.name})
         return
     show(result)
-    out.print(f"\nWritten: {path}, and .html, .md, .tex beside it", highlight=False, markup=False)
+    print_written(path, asked)
+
+
+def print_written(path: Path, asked: Path) -> None:
+    """Say where a report is, and why if it is not where one would look."""
+    kept = "" if path == asked else f"; {asked.name} is of other systems or another split or mask, and stays"
+    out.print(f"\nWritten: {path}, and .html, .md, .tex beside it{kept}", highlight=False, markup=False)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -21,7 +20,7 @@ from triptych.cli.base import (
     needs,
     read_pair,
 )
-from triptych.cli.bench import Bench, OutFolder, Seeds, Threads, Workers, read_seeds
+from triptych.cli.bench import Bench, OutFolder, Seeds, Threads, Workers, file_name, print_written, read_seeds
 from triptych.cli.comparison_tables import print_comparison, worded
 from triptych.cli.output import out, print_json, print_table
 from triptych.errors import ConfigError
@@ -88,8 +87,8 @@ def reproduce(
             fix="Leave one of them out",
         )
     numbers, folders = read_seeds(seeds), _read_data(data or [])
-    tables: list[ReproducedTable] = []
-    panels: list[ReproducedPanel] = []
+    tables: list[tuple[ReproducedTable, _Written]] = []
+    panels: list[tuple[ReproducedPanel, _Written]] = []
     estimates: list[dict[str, Any]] = []
     asked = []
     for name, folder in folders.items():  # all of them, before the first is worked on
@@ -116,14 +115,15 @@ def reproduce(
             panels += _reproduce_figure(bench, plan, figure or "", name, numbers, total)
     if as_json:
         made = {"tables": tables} if table is not None else {"figures": panels}
-        found = {kind: [one.model_dump(mode="json") for one in of] for kind, of in made.items()}
+        found = {kind: [one.model_dump(mode="json") for one, _ in of] for kind, of in made.items()}
         print_json({"estimates": estimates} if dry_run else found)
         return
     for estimate in estimates:
         _print_estimate(estimate)
-    for one in tables:
+    for one, written in tables:
         _print_table(one)
-    for panel in panels:
+        print_written(*written)
+    for panel, written in panels:
         out.print(
             f"\n{panel.paper}, figure {panel.figure}, {panel.title}: {panel.panel}",
             style="bold",
@@ -131,6 +131,7 @@ def reproduce(
             markup=False,
         )
         print_comparison(panel.comparison)
+        print_written(*written)
 
 
 def _list(plan: PaperPlan, as_json: bool) -> None:
@@ -165,6 +166,13 @@ def _list(plan: PaperPlan, as_json: bool) -> None:
     out.print("Data sets: " + ", ".join(plan.datasets), highlight=False, markup=False)
 
 
+class _Written(NamedTuple):
+    """Where a report is, and where it was wanted."""
+
+    path: Path
+    asked: Path
+
+
 def _reproduce_table(
     bench: Bench,
     plan: PaperPlan,
@@ -173,9 +181,9 @@ def _reproduce_table(
     seeds: Sequence[int],
     rows: Sequence[str] | None,
     n_systems: int,
-) -> ReproducedTable:
+) -> tuple[ReproducedTable, _Written]:
     from triptych.experiments.reproduction import reproduce as reproduce_table
-    from triptych.report.comparison import write_comparison
+    from triptych.report.comparison import free_path, write_comparison
 
     with bench.progress(n_systems * len(seeds)) as progress:
         result = reproduce_table(
@@ -189,16 +197,18 @@ def _reproduce_table(
             observe=progress.observe,
             on_outcome=progress.on_outcome,
         )
-    name = _file_name(plan.paper, "table", table, data)
-    write_comparison(result.comparison, bench.workshop.folder / f"{name}.json", result)
-    return result
+    name = file_name(plan.paper.lower(), "table", table, data, *(rows or ()), bench.split_kind)
+    asked = bench.workshop.folder / f"{name}.json"
+    path = free_path(asked, result.comparison)
+    write_comparison(result.comparison, path, result)
+    return result, _Written(path, asked)
 
 
 def _reproduce_figure(
     bench: Bench, plan: PaperPlan, figure: str, data: str, seeds: Sequence[int], n_systems: int
-) -> list[ReproducedPanel]:
+) -> list[tuple[ReproducedPanel, _Written]]:
     from triptych.experiments.reproduction import reproduce_figure
-    from triptych.report.comparison import write_comparison
+    from triptych.report.comparison import free_path, write_comparison
 
     with bench.progress(n_systems * len(seeds)) as progress:
         panels = reproduce_figure(
@@ -211,10 +221,14 @@ def _reproduce_figure(
             observe=progress.observe,
             on_outcome=progress.on_outcome,
         )
+    written = []
     for panel in panels:
-        name = _file_name(plan.paper, "figure", figure, data, panel.panel)
-        write_comparison(panel.comparison, bench.workshop.folder / f"{name}.json", panel)
-    return panels
+        name = file_name(plan.paper.lower(), "figure", figure, data, panel.panel, bench.split_kind)
+        asked = bench.workshop.folder / f"{name}.json"
+        path = free_path(asked, panel.comparison)
+        write_comparison(panel.comparison, path, panel)
+        written.append((panel, _Written(path, asked)))
+    return written
 
 
 def _estimate(
@@ -278,7 +292,3 @@ def _read_data(texts: list[str]) -> dict[str, Path]:
     pairs = [read_pair("--data", "NAME=FOLDER", text, "baby=data/baby") for text in texts]
     each_once("--data", [name for name, _ in pairs])
     return {name: Path(folder) for name, folder in pairs}
-
-
-def _file_name(*parts: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")

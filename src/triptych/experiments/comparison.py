@@ -139,6 +139,22 @@ class ComparisonResult(BaseModel):
     failures: list[Failure]
     left_out: list[LeftOut] = []
 
+    def takes_place_of(self, earlier: ComparisonResult) -> bool:
+        """Say whether this answers what an earlier result answers, and perhaps more.
+
+        More seeds and systems widen a question, and other list lengths change what is shown of it; another
+        split, mask or protocol, other settings or systems ask something else.
+        """
+        mine, theirs = ({of.name: of.settings for of in one.systems} for one in (self, earlier))
+        failed = {failure.name for failure in self.failures}
+        return self._measured() == earlier._measured() and all(
+            mine.get(name, settings if name in failed else None) == settings
+            for name, settings in theirs.items()
+        )
+
+    def _measured(self) -> tuple[object, ...]:
+        return self.split_hash, self.protocol["masked"], self.legacy_choice is None
+
 
 def compare(
     systems: Mapping[str, Recipe | Variant],

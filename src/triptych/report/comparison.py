@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from triptych.errors import StorageError
 from triptych.evaluation.significance import N_RESAMPLES
 from triptych.experiments.comparison import ComparisonResult, SystemFigures
-from triptych.files import read_json, write_json, write_text
+from triptych.files import hash_arrays, read_json, write_json, write_text
 from triptych.report.comparison_figures import draw_all
 from triptych.report.comparison_tables import (
     ALPHA,
@@ -33,6 +34,40 @@ from triptych.report.page import draw_if_possible, write_page
 from triptych.runs import RUN, RunRecord
 
 __all__ = ["comparison_latex", "comparison_markdown", "write_comparison", "write_comparison_page"]
+
+
+def free_path(path: Path, *results: ComparisonResult) -> Path:
+    """Give where to write: the path, or one beside it if a report that answers another question is there.
+
+    Args:
+        path: the JSON file that is wanted.
+        results: what it is to hold: a comparison, or one for each of several splits.
+    """
+    if not path.exists():
+        return path
+    try:
+        content = read_json(path)
+        there = (
+            content["comparisons"].values()
+            if "comparisons" in content
+            else [content.get("comparison", content)]
+        )
+        earlier = [ComparisonResult.model_validate(one) for one in there]
+    except (StorageError, ValidationError):
+        earlier = []  # whatever it is, it is not ours to replace
+    if len(earlier) == len(results) and all(map(ComparisonResult.takes_place_of, results, earlier)):
+        return path
+    asked = [
+        [
+            one.split_hash,
+            one.protocol["masked"],
+            one.legacy_choice is None,
+            {of.name: of.settings for of in one.systems},
+        ]
+        for one in results
+    ]
+    key = hash_arrays(json.dumps(asked, sort_keys=True))[:8]
+    return path.with_name(f"{path.stem}-{key}{path.suffix}")
 
 
 def write_comparison(result: ComparisonResult, path: Path, whole: BaseModel | None = None) -> None:
