@@ -262,6 +262,33 @@ def test_reproduce_lists_estimates_and_trains(shop: Dataset, tmp_path: Path, cap
     assert again["seconds"] == 0
 
 
+def test_a_row_that_cannot_be_trained_is_told_and_the_others_go_on(shop: Dataset, tmp_path: Path, capsys):
+    replace(shop, features={}).save(tmp_path / "bare")
+    command = ["reproduce", "sand", 2, "--data", f"baby={tmp_path / 'bare'}", "--row", "MF-BPR", "--row", "VBPR",
+               "--device", "cpu", "--out", tmp_path / "e"]  # fmt: skip
+    (estimate,) = answer(capsys, *command, "--dry-run")["estimates"]
+    assert [(row["row"], row["error"] is None) for row in estimate["rows"]] == [
+        ("MF-BPR", True),
+        ("VBPR", False),
+    ]
+    assert estimate["seconds"] == estimate["rows"][0]["seconds"] > 0
+    assert call(*command, "--dry-run") == 0
+    assert "Cannot be trained: VBPR: " in " ".join(capsys.readouterr().out.split())
+    assert call(*command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Failed: VBPR, seed 1: " in said
+    assert f"Ours is of {len(shop.users):,} users" in said
+    assert (
+        "split by ratio. These are not the paper's data, of which it prints 19,445 users, 7,050 items" in said
+    )
+    for kind in ("md", "tex", "html"):
+        text = (tmp_path / "e" / f"sand-table-2-baby-MF-BPR-VBPR.{kind}").read_text(encoding="utf-8")
+        assert "0.0575" in text  # printed
+        assert "off by" in text
+        assert "of which it prints 19,445 users" in text
+        assert "Printed baselines are copied" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from triptych.experiments import plans
-from triptych.experiments.plans import VARIANTS, PaperRow, published, shipped_ablation, shipped_papers
+from triptych.experiments.plans import (
+    VARIANTS,
+    PaperRow,
+    published,
+    published_sizes,
+    shipped_ablation,
+    shipped_papers,
+)
+from triptych.experiments.reproduction import DataUsed
 from triptych.models.base import ModelInputs
 from triptych.models.plugins.base import create_plugged_in
 from triptych.models.registry import models
@@ -262,6 +270,20 @@ def test_plugins_are_attached_to_the_system_of_the_host_alone():
     for host in ("VBPR", "FREEDOM"):
         assert (rows[host].model, rows[host].training) == rows[f"{host}+SAND"][:2]
         assert (list(rows[host].plugins), list(rows[f"{host}+SAND"].plugins)) == ([], ["sand"])
+
+
+def test_sizes_of_data_sets_are_found_and_compared():
+    assert published_sizes("SAND", "baby") == {"users": "19445", "items": "7050", "interactions": "160792"}
+    assert published_sizes("MGNM", "nothing") == {}
+    for users, printed, differing in (
+        (19445, "19445", []),
+        (19446, "19445", ["users"]),
+        (35598, "35k", []),
+        (36000, "35k", ["users"]),
+    ):
+        assert (
+            DataUsed(users=users, items=1, interactions=1, printed={"users": printed}).differing == differing
+        )
 
 
 def test_figures_are_found_by_row_and_metric():

@@ -47,6 +47,11 @@ def print_comparison(result: ComparisonResult) -> None:
         _print_differences(result)
     if any(system.beyond for system in result.systems):
         _print_beyond(result)
+    print_lacking(result)
+
+
+def print_lacking(result: ComparisonResult) -> None:
+    """Print what is not among the figures, and why."""
     for one in result.left_out:
         out.print(f"Left out: {one.name}, as {one.reason}", markup=False, highlight=False)
     for failure in result.failures:

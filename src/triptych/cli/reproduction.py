@@ -21,7 +21,7 @@ from triptych.cli.base import (
     read_pair,
 )
 from triptych.cli.bench import Bench, OutFolder, Seeds, Threads, Workers, file_name, print_written, read_seeds
-from triptych.cli.comparison_tables import print_comparison, worded
+from triptych.cli.comparison_tables import print_comparison, print_lacking, worded
 from triptych.cli.output import out, print_json, print_table
 from triptych.errors import ConfigError
 
@@ -124,13 +124,7 @@ def reproduce(
         _print_table(one)
         print_written(*written)
     for panel, written in panels:
-        out.print(
-            f"\n{panel.paper}, figure {panel.figure}, {panel.title}: {panel.panel}",
-            style="bold",
-            highlight=False,
-            markup=False,
-        )
-        print_comparison(panel.comparison)
+        _print_panel(panel)
         print_written(*written)
 
 
@@ -183,7 +177,8 @@ def _reproduce_table(
     n_systems: int,
 ) -> tuple[ReproducedTable, _Written]:
     from triptych.experiments.reproduction import reproduce as reproduce_table
-    from triptych.report.comparison import free_path, write_comparison
+    from triptych.report.comparison import free_path
+    from triptych.report.reproduction import write_reproduction
 
     with bench.progress(n_systems * len(seeds)) as progress:
         result = reproduce_table(
@@ -200,7 +195,7 @@ def _reproduce_table(
     name = file_name(plan.paper.lower(), "table", table, data, *(rows or ()), bench.split_kind)
     asked = bench.workshop.folder / f"{name}.json"
     path = free_path(asked, result.comparison)
-    write_comparison(result.comparison, path, result)
+    write_reproduction(result, path)
     return result, _Written(path, asked)
 
 
@@ -249,16 +244,22 @@ def _print_estimate(estimate: Mapping[str, Any]) -> None:
         estimate["title"],
         ["row", "missing", "s/epoch", "epochs", "minutes"],
         [
-            (row["row"], row["missing"], row["seconds_per_epoch"],
-             f"{'' if row['known'] else '~'}{row['epochs']}", round(row["seconds"] / 60, 1))
+            (row["row"], row["missing"], "–", "–", "–") if row["error"] is not None
+            else (row["row"], row["missing"], row["seconds_per_epoch"],
+                  f"{'' if row['known'] else '~'}{row['epochs']}", round(row["seconds"] / 60, 1))
             for row in estimate["rows"]
         ],
         notes=f"{estimate['seconds'] / 3600:.1f} hours one after the other. ~: never trained here; one "
         f"epoch was measured, and {ASSUMED_EPOCHS} epochs, or the recipe's limit, are assumed.",
     )  # fmt: skip
+    for row in estimate["rows"]:
+        if row["error"] is not None:
+            out.print(f"Cannot be trained: {row['row']}: {row['error']}", highlight=False, markup=False)
 
 
 def _print_table(result: ReproducedTable) -> None:
+    from triptych.report.reproduction import data_note
+
     metrics = list(dict.fromkeys(figure.metric for figure in result.figures))
     shown = [metric for metric in ("recall@20", "ndcg@20") if metric in metrics] or metrics[:2]
     cells = {(figure.row, figure.metric): figure for figure in result.figures}
@@ -279,8 +280,22 @@ def _print_table(result: ReproducedTable) -> None:
         + ", ".join(map(str, result.seeds)),
         ["row", *columns],
         table,
-        notes=result.differs,
+        notes=f"{data_note(result)} {result.differs}",
     )
+    print_lacking(result.comparison)
+
+
+def _print_panel(panel: ReproducedPanel) -> None:
+    from triptych.report.reproduction import data_note
+
+    out.print(
+        f"\n{panel.paper}, figure {panel.figure}, {panel.title}: {panel.panel}",
+        style="bold",
+        highlight=False,
+        markup=False,
+    )
+    print_comparison(panel.comparison)
+    out.print(data_note(panel), highlight=False, markup=False)
 
 
 def _read_data(texts: list[str]) -> dict[str, Path]:

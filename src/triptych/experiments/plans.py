@@ -269,6 +269,16 @@ def published(paper: str, table: str, data: str) -> dict[str, dict[str, Printed]
     return found
 
 
+def published_sizes(paper: str, data: str) -> dict[str, str]:
+    """Look up the users, items and interactions that a paper prints of a data set: "19445", or "35k"."""
+    return {
+        row["metric"]: row["value"]
+        for row in _published_rows()
+        if (row["paper"], row["dataset"], row["model_or_variant"]) == (paper, data, "statistics")
+        and row["metric"] in ("users", "items", "interactions")
+    }
+
+
 def _published_rows() -> Iterator[dict[str, str]]:
     text = (files("triptych") / "recipes" / "papers" / "published.csv").read_text(encoding="utf-8")
     return iter(csv.DictReader(StringIO(text)))

@@ -18,7 +18,7 @@ from triptych.data.split import Split
 from triptych.errors import ConfigError, nearest
 from triptych.experiments.comparison import ComparisonResult, Spread, compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
-from triptych.experiments.plans import PaperPlan, published
+from triptych.experiments.plans import PaperPlan, published, published_sizes
 from triptych.runs import RUN, load, train
 from triptych.training.observer import Observer
 from triptych.training.recipe import Recipe
@@ -40,6 +40,41 @@ class ReproducedFigure(BaseModel):
     """(ours - printed) / printed."""
 
 
+class DataUsed(BaseModel):
+    """The sizes of the data set that was trained on, and those that the paper prints of its own."""
+
+    model_config = ConfigDict(frozen=True)
+
+    users: int
+    items: int
+    interactions: int
+    printed: dict[str, str]
+    """The same names, as printed: "19445", or "35k"."""
+
+    @classmethod
+    def of(cls, split: Split, plan: PaperPlan, data: str) -> DataUsed:
+        """Measure a data set, and look up what is printed of the one it stands for."""
+        return cls(
+            users=split.n_users,
+            items=split.n_items,
+            interactions=len(split.data.interactions),
+            printed=published_sizes(plan.paper, data),
+        )
+
+    @property
+    def differing(self) -> list[str]:
+        """Name the sizes that are not the printed ones; "35k" is any of 34 to 36 thousand."""
+        return [
+            name
+            for name, text in self.printed.items()
+            if (
+                abs(getattr(self, name) - 1000 * float(text[:-1])) >= 1000
+                if text.endswith("k")
+                else getattr(self, name) != int(text)
+            )
+        ]
+
+
 class ReproducedTable(BaseModel):
     """One table on one data set."""
 
@@ -52,6 +87,7 @@ class ReproducedTable(BaseModel):
     data: str
     """The data set's name in the published figures."""
     differs: str
+    used: DataUsed
     seeds: list[int]
     figures: list[ReproducedFigure]
     comparison: ComparisonResult
@@ -122,6 +158,7 @@ def reproduce(
         source=plan.source,
         data=data,
         differs=plan.differs,
+        used=DataUsed.of(split, plan, data),
         seeds=sorted(set(seeds)),
         figures=figures,
         comparison=result,
@@ -140,6 +177,7 @@ class ReproducedPanel(BaseModel):
     data: str
     """The data set's name in the published figures."""
     differs: str
+    used: DataUsed
     panel: str
     """What is varied: a setting, or two, or "variants"."""
     comparison: ComparisonResult
@@ -179,6 +217,7 @@ def reproduce_figure(
             source=plan.source,
             data=data,
             differs=plan.differs,
+            used=DataUsed.of(split, plan, data),
             panel=panel,
             comparison=compare(
                 systems, split, seeds, workshop, k=workshop.k, observe=observe, on_outcome=on_outcome
@@ -250,6 +289,8 @@ class Cost(BaseModel):
     """As many as the row's own runs took, if there are any, else `ASSUMED_EPOCHS`."""
     known: bool
     """Whether a run of the row says how many epochs it takes."""
+    error: str | None = None
+    """Why it cannot be trained, and costs nothing."""
 
     @property
     def seconds(self) -> float:
@@ -269,6 +310,8 @@ def estimate(
 ) -> list[Cost]:
     """Say what training would cost on this machine; an epoch is trained of what has no run here.
 
+    What cannot be trained is told with its row.
+
     Args:
         systems: name -> what to train.
         split: on what.
@@ -280,17 +323,27 @@ def estimate(
     for name, recipe in systems.items():
         folders = {seed: workshop.run_folder(Job(recipe, seed).name(sealed)) for seed in dict.fromkeys(seeds)}
         records = [load(folder).record for folder in folders.values() if (folder / RUN).is_file()]
-        missing = len(folders) - len(records)
+        missing, error = len(folders) - len(records), None
         if records:
             seconds = float(
                 np.median([record.seconds_per_epoch + record.seconds_per_evaluation for record in records])
             )
             epochs = int(np.median([len(record.history) for record in records]))
         else:
-            limit = recipe.configs().training.epochs
-            seconds, epochs = _measure_epoch(recipe, sealed, workshop), min(limit, ASSUMED_EPOCHS)
+            epochs = min(recipe.configs().training.epochs, ASSUMED_EPOCHS)
+            try:
+                seconds = _measure_epoch(recipe, sealed, workshop)
+            except Exception as caught:  # whatever it is, training notes it and goes on to the other rows
+                seconds, error = 0.0, str(caught)
         costs.append(
-            Cost(row=name, missing=missing, seconds_per_epoch=seconds, epochs=epochs, known=bool(records))
+            Cost(
+                row=name,
+                missing=missing,
+                seconds_per_epoch=seconds,
+                epochs=epochs,
+                known=bool(records),
+                error=error,
+            )
         )
     return costs
 

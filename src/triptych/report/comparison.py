@@ -16,6 +16,7 @@ from triptych.files import hash_arrays, read_json, write_json, write_text
 from triptych.report.comparison_figures import draw_all
 from triptych.report.comparison_tables import (
     ALPHA,
+    PlainTable,
     columns,
     comparison_latex,
     comparison_markdown,
@@ -26,6 +27,8 @@ from triptych.report.comparison_tables import (
     more_tables,
     name_seeds,
     p_value,
+    plain_latex,
+    plain_markdown,
     significant,
     table_caption,
     words,
@@ -70,21 +73,30 @@ def free_path(path: Path, *results: ComparisonResult) -> Path:
     return path.with_name(f"{path.stem}-{key}{path.suffix}")
 
 
-def write_comparison(result: ComparisonResult, path: Path, whole: BaseModel | None = None) -> None:
+def write_comparison(
+    result: ComparisonResult,
+    path: Path,
+    whole: BaseModel | None = None,
+    *,
+    before: Sequence[PlainTable] = (),
+) -> None:
     """Write a result, NAME.json, with tables and page beside it: NAME.md, NAME.tex and NAME.html.
 
     Args:
         result: of a comparison.
         path: the JSON file to make or replace.
         whole: what the result is a part of, to be written in its place.
+        before: more tables, which come first on the page and in Markdown.
     """
     write_json(path, (whole or result).model_dump(mode="json"))
-    write_text(path.with_suffix(".md"), comparison_markdown(result))
-    write_text(path.with_suffix(".tex"), comparison_latex(result))
-    write_comparison_page(result, path.with_suffix(".html"))
+    write_text(
+        path.with_suffix(".md"), "\n".join([*map(plain_markdown, before), comparison_markdown(result)])
+    )
+    write_text(path.with_suffix(".tex"), "\n".join([comparison_latex(result), *map(plain_latex, before)]))
+    write_comparison_page(result, path.with_suffix(".html"), before=before)
 
 
-def write_comparison_page(result: ComparisonResult, path: Path) -> None:
+def write_comparison_page(result: ComparisonResult, path: Path, *, before: Sequence[PlainTable] = ()) -> None:
     """Write the page, whole or not at all. It needs no network, no script and no other file.
 
     Curves by epoch and settings come from the records of the runs, and are left out for runs that are no
@@ -93,6 +105,7 @@ def write_comparison_page(result: ComparisonResult, path: Path) -> None:
     Args:
         result: of a comparison.
         path: the HTML file to make or replace.
+        before: tables that come first.
     """
     records = {system.name: _records(system) for system in result.systems}
     differing = _differing(
@@ -119,6 +132,7 @@ def write_comparison_page(result: ComparisonResult, path: Path) -> None:
         legacy=legacy_figures(result),
         significant=significant(result),
         differing=differing,
+        before=before,
         more=more_tables(result),
         figures=figures or {},
         without_figures=without_figures,
