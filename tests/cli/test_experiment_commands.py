@@ -100,6 +100,20 @@ def test_sweep_goes_through_all_combinations(data: Path, tmp_path: Path, capsys)
     assert found["systems"][3]["settings"]["normalisation"] == "rw_loop"
 
 
+def test_settings_that_make_no_difference_are_told_and_the_lengths_asked_for_shown(
+    data: Path, tmp_path: Path, capsys
+):
+    command = ["compare", "ease", "mf-bpr", "--data", data, "--seeds", 1, "-k", "1,3", "--set", "epochs=2",
+               "--set", "batch_size=16", "--set", "metric=recall@4", "--device", "cpu", "--out", tmp_path / "e"]  # fmt: skip
+    assert call(*command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Not read, as these systems are solved: ease: epochs, batch_size." in said
+    assert "ndcg@3" in said
+    assert "ndcg@4" not in said
+    page = (tmp_path / "e" / "comparison.html").read_text(encoding="utf-8")
+    assert "ease: epochs, batch_size." in page
+
+
 def test_progress_names_what_is_trained(data: Path, tmp_path: Path, capsys):
     common = ["--data", data, "--seeds", 1, "-k", 2, *QUICK, "--out", tmp_path / "e"]
     assert call("sweep", "lightgcn", "n_layers=1,2", *common) == 0
@@ -297,6 +311,8 @@ def test_a_row_that_cannot_be_trained_is_told_and_the_others_go_on(shop: Dataset
         (["compare", "lightgcn", "--seeds", "many"], "--seeds 5"),
         (["sweep", "lightgcn", "n_layer=1,2"], "Did you mean 'n_layers'"),
         (["sweep", "lightgcn", "depth"], "no sweep of lightgcn"),
+        (["sweep", "ease", "learning_rate=0.1,0.01"], "ease does not read learning_rate"),
+        (["sweep", "ials", "reg_weight=0.1,0.01", "batch_size=1,2"], "ials does not read batch_size"),
         (["sweep", "lightgcn", "n_layers=1,2", "n_layers=3"], "values of n_layers more than once"),
         (["ablate", "sand", "--variant", "w/o Alignmen"], "Did you mean 'w/o Alignment'"),
         (["knockout", "lightgcn"], "it uses no content"),

@@ -18,7 +18,7 @@ def print_comparison(result: ComparisonResult) -> None:
     """Print the figures of systems, which differences hold, and what is not among them."""
     from triptych.report.comparison_tables import legacy_figures, legacy_heads, legacy_note
 
-    length = max(result.protocol["k"])
+    length = max(result.lengths or result.protocol["k"])
     shown = list(dict.fromkeys([result.metric, f"recall@{length}", f"ndcg@{length}"]))
     legacy = legacy_figures(result)
     seeds = sorted({len(system.seeds) for system in result.systems})
@@ -51,7 +51,11 @@ def print_comparison(result: ComparisonResult) -> None:
 
 
 def print_lacking(result: ComparisonResult) -> None:
-    """Print what is not among the figures, and why."""
+    """Print what is not among the figures or made no difference to them, and why."""
+    from triptych.report.comparison_tables import unread_note
+
+    if note := unread_note(result):
+        out.print(note, markup=False, highlight=False)
     for one in result.left_out:
         out.print(f"Left out: {one.name}, as {one.reason}", markup=False, highlight=False)
     for failure in result.failures:

@@ -138,6 +138,10 @@ class ComparisonResult(BaseModel):
     all of them are one family for Holm's correction."""
     failures: list[Failure]
     left_out: list[LeftOut] = []
+    lengths: list[int] = []
+    """Of the lists that were asked for; the metric's own may be measured beside them."""
+    unread: dict[str, list[str]] = {}
+    """System -> settings of the loop that it does not read, as it is solved."""
 
     def takes_place_of(self, earlier: ComparisonResult) -> bool:
         """Say whether this answers what an earlier result answers, and perhaps more.
@@ -274,6 +278,8 @@ def compare(
             if outcome.error is not None
         ],
         left_out=list(left_out),
+        lengths=sorted(set(k)),
+        unread={name: unread for name, recipe in recipes.items() if (unread := recipe.unread())},
     )
 
 

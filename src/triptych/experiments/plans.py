@@ -67,7 +67,17 @@ class Ablation:
 
 
 def sweep_systems(base: Recipe, values: Mapping[str, list[Any]]) -> dict[str, Recipe]:
-    """Give a system for each combination of values, named by them: "n_layers=2 dropout=0.1"."""
+    """Give a system for each combination of values, named by them: "n_layers=2 dropout=0.1".
+
+    Raises:
+        ConfigError: the model does not read one of the fields.
+    """
+    if unread := [name for name in base.with_settings(values).unread() if name in values]:
+        raise ConfigError(
+            f"{base.model} does not read {', '.join(unread)}, as it is solved and takes no such steps",
+            wanted="a setting that makes a difference",
+            fix="Choose a setting of the model itself",
+        )
     systems = {}
     for point in product(*values.values()):
         settings = dict(zip(values, point, strict=True))

@@ -31,6 +31,7 @@ from triptych.report.comparison_tables import (
     plain_markdown,
     significant,
     table_caption,
+    unread_note,
     words,
 )
 from triptych.report.page import draw_if_possible, write_page
@@ -179,6 +180,8 @@ def _how_measured(result: ComparisonResult) -> list[str]:
             "are the same. What is drawn, such as noise, each seed draws for itself; of items that lack "
             "content, those of a smaller share are among those of a larger one."
         )
+    if note := unread_note(result):
+        said.append(note)
     if result.legacy_choice:
         said.append(
             f"{legacy_note(result)} Nothing else rests on them; a model that is solved at once has nothing "

@@ -272,6 +272,12 @@ def legacy_note(result: ComparisonResult) -> str:
     )
 
 
+def unread_note(result: ComparisonResult) -> str:
+    """Say which settings make no difference; nothing where all do."""
+    named = "; ".join(f"{name}: {', '.join(of)}" for name, of in result.unread.items())
+    return f"Not read, as these systems are solved: {named}." if named else ""
+
+
 def significant(result: ComparisonResult) -> set[str]:
     """Name the systems whose difference to the reference is significant."""
     return {one.system for one in result.differences if one.p_corrected < ALPHA}
