@@ -16,7 +16,7 @@ from triptych.errors import ConfigError, DataError, ShapeError, StorageError, Tr
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.files import read_json, write_json
 from triptych.models.lightgcn import LightGCNConfig
-from triptych.runs import Run, evaluate, load, open_test, train
+from triptych.runs import Run, RunRecord, evaluate, load, open_test, train
 from triptych.scorer import Embeddings, EmbeddingScorer
 from triptych.testing import checkerboard, toy_dataset
 from triptych.training.config import TrainConfig
@@ -56,7 +56,14 @@ def test_record_holds_what_names_the_experiment(run: Run):
     assert len(record.history) == 3
     assert record.valid == record.history[record.best_epoch - 1].valid
     assert record.peak_memory_bytes > 1e7
+    assert record.n_parameters == 4 * (run.split.n_users + run.split.n_items)
     assert json.loads(record.model_dump_json()) == record.model_dump(mode="json")
+
+
+def test_a_record_from_before_parameters_were_noted_is_read(run: Run):
+    facts = run.record.model_dump(mode="json")
+    del facts["n_parameters"]
+    assert RunRecord.model_validate(facts).n_parameters is None
 
 
 def test_figures_are_those_of_the_evaluator(run: Run):

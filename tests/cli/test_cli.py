@@ -76,7 +76,7 @@ def test_every_command_prints_one_json_object(call, prepared: Path, trained: Pat
         (("diagnose", trained, prepared), {"run", "model", "layers", "modalities", "pairs"}),
         (("train", "mf-bpr", prepared, "--epochs", 1, "-k", "2", "--set", "metric=recall@2", "--out", tmp_path / "r"),
          {"model", "data", "seed", "best_epoch", "epochs", "valid", "test", "seconds_per_epoch", "seconds_per_evaluation",
-          "peak_memory_bytes", "run"}),
+          "peak_memory_bytes", "n_parameters", "run"}),
         (("prepare", prepared.parent / "sales.csv", "--user", "customer", "--item", "sku", "--out", tmp_path / "d"),
          {"users", "items", "provenance"}),
     ]:  # fmt: skip

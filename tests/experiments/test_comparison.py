@@ -55,6 +55,7 @@ def test_figures_are_those_of_single_trainings(compared: tuple[ComparisonResult,
     assert graph.valid["recall@2"].mean == pytest.approx(
         np.mean([run.record.valid["recall@2"] for run in runs])
     )
+    assert graph.n_parameters == 4 * (split.n_users + split.n_items)
     assert result.split_hash == split.content_hash
     assert result.data_hash == split.data.content_hash
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import builtins
 import html.parser
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import triptych as tt
+from triptych.cli.comparison_tables import print_comparison
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.evaluation.significance import Comparison
@@ -102,7 +105,7 @@ def small():
         [
             system("base", 0.1, 0.05),
             system("a_b|c 5%", 0.12, 0.06),
-            system("third", 0.12004, 0.04, sd=None, seeds=(1,)),
+            system("third", 0.12004, 0.04, sd=None, seeds=(1,)).model_copy(update={"n_parameters": 12345}),
         ],
         [difference("a_b|c 5%", 0.02, 0.001), difference("third", 0.02, 0.3)],
         [Failure(name="third", seed=2, error="loss is NaN")],
@@ -285,8 +288,25 @@ def test_the_page_holds_every_system_and_figure(tmp_path: Path):
     for word in ("base", "a_b|c 5%", "third", "loss is NaN", "0.1200", "± 0.0020", "+0.0200", "0.300", "300",
                  "fedcba9876543210", "7 users without test items", "Not all runs of base"):  # fmt: skip
         assert word in reader.words
+    costs = reader.words.partition("What it cost")[2].partition("How this was")[0]
+    assert "12,345" in costs  # parameters
+    assert "–" in costs  # of a run that does not say
     assert not re.search(r"https?:|<script|<link|<img|src=|@import", text)
     assert "In what the systems differ" not in reader.words
+
+
+def test_no_head_of_a_printed_table_is_broken_within_a_word(monkeypatch: pytest.MonkeyPatch):
+    systems = [one.model_copy(update={"legacy": {"recall@5": 0.4}}) for one in small().systems]
+    found = small().model_copy(update={"systems": systems, "legacy_choice": "third"})
+    written = io.StringIO()
+    narrow = Console(file=written, width=80)
+    monkeypatch.setattr("triptych.cli.output.out", narrow)
+    monkeypatch.setattr("triptych.cli.comparison_tables.out", narrow)
+    print_comparison(found)
+    words = written.getvalue().split()
+    for head in ("recall@5", "legacy", "valid", "differs", "interval", "Holm", "Wilcoxon", "detects", "users",
+                 "seconds", "parameters", "12,345"):  # fmt: skip
+        assert head in words
 
 
 def test_what_choosing_by_test_would_show_stands_beside(tmp_path: Path):

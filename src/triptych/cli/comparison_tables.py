@@ -16,7 +16,7 @@ _MOST_COLUMNS = 6
 
 def print_comparison(result: ComparisonResult) -> None:
     """Print the figures of systems, which differences hold, and what is not among them."""
-    from triptych.report.comparison_tables import legacy_figures, legacy_heads, legacy_note
+    from triptych.report.comparison_tables import costs_table, legacy_figures, legacy_heads, legacy_note
 
     length = max(result.lengths or result.protocol["k"])
     shown = list(dict.fromkeys([result.metric, f"recall@{length}", f"ndcg@{length}"]))
@@ -26,15 +26,13 @@ def print_comparison(result: ComparisonResult) -> None:
     split = result.split.get("kind")
     print_table(
         f"Test figures on {result.data}, split by {split}, mean ± standard deviation over {over}",
-        ["system", *shown, *legacy_heads(result), f"valid {result.metric}", "s/epoch", "process MiB"],
+        ["system", *shown, *legacy_heads(result), f"valid {result.metric}"],
         [
             [
                 system.name,
                 *(worded(system.test[metric]) for metric in shown),
                 *legacy[system.name],
                 worded(system.valid[result.metric]),
-                f"{system.seconds_per_epoch:.2f}",
-                f"{system.peak_memory_bytes / 2**20:,.0f}",
             ]
             for system in result.systems
         ],
@@ -45,6 +43,8 @@ def print_comparison(result: ComparisonResult) -> None:
         out.print(note, markup=False, highlight=False)
     if result.differences:
         _print_differences(result)
+    costs = costs_table(result)
+    print_table(f"\n{costs.title}", costs.columns, costs.rows, notes=costs.caption)
     if any(system.beyond for system in result.systems):
         _print_beyond(result)
     print_lacking(result)
@@ -76,12 +76,12 @@ def _print_differences(result: ComparisonResult) -> None:
         f"\n{result.metric} beside {beside}",
         [
             "system",
-            "difference",
+            "differs by",
             "95 % interval",
             "p",
             "p Holm",
             "p Wilcoxon",
-            "detectable",
+            "detects",
             "users that differ",
         ],
         [
@@ -89,16 +89,16 @@ def _print_differences(result: ComparisonResult) -> None:
                 difference.system,
                 f"{difference.difference:+.4f}",
                 f"{difference.interval[0]:+.4f}\u00a0…\u00a0{difference.interval[1]:+.4f}",
-                p_value(difference.p_bootstrap),
-                p_value(difference.p_corrected),
-                p_value(difference.p_wilcoxon),
+                p_value(difference.p_bootstrap).replace(" ", "\u00a0"),
+                p_value(difference.p_corrected).replace(" ", "\u00a0"),
+                p_value(difference.p_wilcoxon).replace(" ", "\u00a0"),
                 f"{difference.detectable:.4f}",
                 difference.n_differing,
             ]
             for difference in result.differences
         ],
         notes="Paired by user, each user's mean over seeds; bootstrap p, corrected by Holm for this "
-        "table. A true difference as large as the detectable one would be found four times in five; one "
+        "table. It detects true differences that large four times in five; one "
         "below the spread over seeds proves little.",
     )
 

@@ -85,6 +85,8 @@ class SystemFigures(BaseModel):
     """Median over seeds."""
     peak_memory_bytes: int
     """The largest of the seeds'."""
+    n_parameters: int | None = None
+    """Learned by gradient, 0 of what is solved; None where the runs do not say."""
     base: str | None = None
     """The intact system, of one that was trained on changed content."""
     change: Change | None = None
@@ -411,6 +413,7 @@ def _figures(
         epochs=[len(record.history) for record in records],
         seconds_per_epoch=float(np.median([record.seconds_per_epoch for record in records])),
         peak_memory_bytes=max(record.peak_memory_bytes for record in records),
+        n_parameters=records[0].n_parameters,  # all seeds have the same shapes
         base=None if variant is None else variant.base,
         change=None if variant is None else variant.change,
         beyond=_spreads(beyond) if beyond else None,

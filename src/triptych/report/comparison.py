@@ -27,6 +27,7 @@ from triptych.report.comparison_tables import (
     more_tables,
     name_seeds,
     p_value,
+    parameters,
     plain_latex,
     plain_markdown,
     significant,
@@ -143,6 +144,7 @@ def write_comparison_page(result: ComparisonResult, path: Path, *, before: Seque
         how=_how_measured(result),
         split=result.split,
         p_value=p_value,
+        parameters=parameters,
     )
 
 

@@ -152,6 +152,31 @@ def more_tables(result: ComparisonResult) -> list[PlainTable]:
     return tables
 
 
+def costs_table(result: ComparisonResult) -> PlainTable:
+    """Say what each system took to train."""
+    return PlainTable(
+        "What it cost",
+        ["system", "epochs by seed", "seconds per epoch", "memory, MiB", "parameters"],
+        [
+            [
+                system.name,
+                ", ".join(map(str, system.epochs)),
+                f"{system.seconds_per_epoch:.2f}",
+                f"{system.peak_memory_bytes / 2**20:,.0f}",
+                parameters(system.n_parameters),
+            ]
+            for system in result.systems
+        ],
+        "Seconds of an epoch without evaluation, the median; memory of the process, the largest: both are of "
+        "the machine at that time. Parameters are those learned by gradient, 0 of what is solved.",
+    )
+
+
+def parameters(number: int | None) -> str:
+    """Word a number of parameters, a dash where it is not known."""
+    return "–" if number is None else f"{number:,}"
+
+
 UNITS = {"missing": "%", "noisy": "sd"}
 
 

@@ -108,6 +108,7 @@ def fuse(
         seconds_per_epoch=epoch.train_seconds,
         seconds_per_evaluation=epoch.eval_seconds,
         peak_memory_bytes=peak_memory_bytes(device),
+        n_parameters=_sum_known([run.record.n_parameters for run in runs]),
     )
     if not len(whole.test):
         return Run(record, scorer, sealed, {})
@@ -244,6 +245,11 @@ def _pieces(split: Split) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.g
         "training pairs": np.stack(split.train),
         "validation pairs": np.stack(split.valid),
     }
+
+
+def _sum_known(numbers: Sequence[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 def _part(record: RunRecord, weight: float) -> dict[str, object]:

@@ -58,6 +58,9 @@ class RunRecord(BaseModel):
     """Median wall time of one evaluation of the validation part."""
     peak_memory_bytes: int
     """Of the process; on CUDA, of the device's allocator."""
+    n_parameters: int | None = None
+    """Numbers learned by gradient, of a fusion in all its parts; 0 of a model that is solved. None in older
+    runs."""
 
     @property
     def name(self) -> str:
@@ -81,6 +84,7 @@ class RunRecord(BaseModel):
             "seconds_per_epoch",
             "seconds_per_evaluation",
             "peak_memory_bytes",
+            "n_parameters",
         }
         return {**self.model_dump(mode="json", include=figures), "epochs": len(self.history)}
 

@@ -179,6 +179,7 @@ def train(
         seconds_per_epoch=float(np.median([epoch.train_seconds for epoch in result.history])),
         seconds_per_evaluation=float(np.median([epoch.eval_seconds for epoch in evaluated])),
         peak_memory_bytes=result.peak_memory_bytes,
+        n_parameters=sum(weights.numel() for weights in network.parameters() if weights.requires_grad),
     )
     weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
     run = Run(record, scorer, split, weights)
