@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from triptych.cli.app import run
-from triptych.cli.bench import file_name, read_seeds, read_systems
+from triptych.cli.bench import file_name, read_compared, read_seeds, read_systems
 from triptych.data.dataset import Dataset
 from triptych.errors import ConfigError
+from triptych.experiments.saved import SavedRuns
 from triptych.runs import load
 from triptych.testing import toy_dataset
 from triptych.training.recipe import find_recipe
@@ -229,6 +230,66 @@ def test_no_report_is_replaced_by_one_of_something_else(data: Path, tmp_path: Pa
     said = " ".join(capsys.readouterr().out.split())
     assert reports["mask"] in said.replace(" ", "")
     assert "comparison.json is of other systems or another split or mask, and stays" in said
+
+
+def test_saved_runs_are_systems_beside_models(data: Path, tmp_path: Path, capsys):
+    common = ["--data", data, "--seeds", 2, "-k", 2, *QUICK, "--out", tmp_path / "e"]
+    parts = answer(capsys, "compare", "mf-bpr", "ease", *common)["systems"]
+    fused = []
+    for seed, runs in enumerate(zip(*(part["runs"] for part in parts), strict=True), start=1):
+        fused.append(tmp_path / f"fused{seed}")
+        assert call("fuse", *runs, "--metric", "recall@2", "-k", 2, "--out", fused[-1]) == 0
+    both = "both=" + ",".join(map(str, fused))
+    found = answer(capsys, "compare", both, "mf-bpr", fused[0], *common, "--reference", "mf-bpr", "--beyond")
+    assert [(one["name"], one["seeds"], one["saved"]) for one in found["systems"]] == [
+        ("both", [1, 2], True), ("mf-bpr", [1, 2], False), ("fused1", [1], True),
+    ]  # fmt: skip
+    assert [one["system"] for one in found["differences"]] == ["both", "fused1"]
+    records = [load(folder).record for folder in fused]
+    assert found["systems"][2]["test"]["recall@2"]["mean"] == records[0].test["recall@2"]
+    assert found["systems"][0]["test"]["recall@2"]["mean"] == pytest.approx(
+        sum(record.test["recall@2"] for record in records) / 2
+    )
+    assert found["systems"][2]["n_parameters"] == parts[0]["n_parameters"]  # of ease there are none
+    page = (tmp_path / "e" / found["report"]).with_suffix(".html").read_text(encoding="utf-8")
+    assert "both was not trained here but measured as it was" in page
+    assert call("compare", fused[0], *common) == 0  # alone
+    for asked, message in (
+        (["--split", "leave-one-out"], "was made on another split ("),
+        (["--set", "metric=ndcg@2"], "the systems watch different metrics: mf-bpr ndcg@2, fused1 recall@2"),
+        (["--splits", "ratio,time"], "which are of one split each"),
+    ):
+        said = [] if "--set" in asked else QUICK
+        command = [
+            "compare",
+            "mf-bpr",
+            fused[0],
+            "--data",
+            data,
+            "-k",
+            2,
+            *said,
+            *asked,
+            "--out",
+            tmp_path / "x",
+        ]
+        assert call(*command) not in (0, 1)
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_called_as_a_model_is_the_model(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ease", "mine"):
+        Path(name).mkdir()
+        Path(name, "run.json").write_text("{}")
+    found = read_compared(["ease", "mine", "./ease", "x= mine, ease"], None)
+    assert {name: type(of).__name__ for name, of in found.items()} == {
+        "ease": "Recipe", "mine": "SavedRuns", "./ease": "SavedRuns", "x": "SavedRuns",
+    }  # fmt: skip
+    assert found["x"] == SavedRuns((Path("mine"), Path("ease")))
+    with pytest.raises(ConfigError, match="run of x mine more than once"):
+        read_compared(["x=mine,mine"], None)
 
 
 def test_search_writes_a_recipe_of_the_best(data: Path, tmp_path: Path, capsys):

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from triptych.cli.progress import ExperimentProgress
     from triptych.data.split import Split
-    from triptych.experiments.comparison import LeftOut, Variant
+    from triptych.experiments.comparison import LeftOut
+    from triptych.experiments.comparison import System as AnySystem
+    from triptych.experiments.saved import SavedRuns
     from triptych.training.recipe import Recipe
 
 Result = TypeVar("Result", bound="BaseModel")
@@ -138,7 +140,7 @@ class Bench:
 
     def compare(
         self,
-        systems: Mapping[str, Recipe | Variant],
+        systems: Mapping[str, AnySystem],
         seeds: Sequence[int],
         masked: str,
         name: str,
@@ -229,6 +231,42 @@ def read_systems(names: Sequence[str], settings: Sequence[str] | None) -> dict[s
         brief if called[brief] == 1 else name: find_recipe(name).with_settings(chosen)
         for name, brief in short.items()
     }
+
+
+def read_compared(names: Sequence[str], settings: Sequence[str] | None) -> dict[str, Recipe | SavedRuns]:
+    """Read systems, among which there may be runs: a folder, called by its name, or NAME=FOLDER,FOLDER.
+
+    What is called as a model is the model, even where a folder has that name; "./NAME" is the folder.
+
+    Raises:
+        ConfigError: a name is there twice, or there is no such model, plug-in or setting.
+    """
+    from triptych.experiments.saved import SavedRuns
+    from triptych.files import home_in
+    from triptych.models.registry import models
+    from triptych.runs import RUN
+
+    known = {entry.name for entry in models()}
+    runs: dict[str, tuple[str, SavedRuns]] = {}
+    for text in each_once("SYSTEM", names):
+        called, equals, folders = text.partition("=")
+        if equals:
+            several = each_once(f"run of {called}", [piece.strip() for piece in folders.split(",")])
+            runs[text] = called.strip(), SavedRuns(tuple(map(home_in, several)))
+        elif text not in known and (home_in(text) / RUN).is_file():
+            runs[text] = home_in(text).resolve().name, SavedRuns((home_in(text),))
+    recipes = read_systems([text for text in names if text not in runs], settings)
+    counts = Counter([*recipes, *(called for called, _ in runs.values())])
+    found: dict[str, Recipe | SavedRuns] = {}
+    trained = iter(recipes.items())
+    for text in names:  # in the order asked for
+        if text in runs:
+            called, system = runs[text]
+            found[called if counts[called] == 1 else text] = system
+        else:
+            name, recipe = next(trained)
+            found[name] = recipe
+    return found
 
 
 def file_name(*asked: str | None) -> str:

@@ -32,6 +32,7 @@ from triptych.cli.bench import (
     Threads,
     Workers,
     file_name,
+    read_compared,
     read_legacy,
     read_seeds,
     read_systems,
@@ -41,7 +42,14 @@ from triptych.errors import ConfigError, nearest
 
 @app.command(epilog="Example: `triptych compare lightgcn freedom freedom+ksi --data data/shop --seeds 5`")
 def compare(
-    systems: Systems,
+    systems: Annotated[
+        list[str],
+        typer.Argument(
+            help="Models or recipes, perhaps with plug-ins: MODEL+PLUGIN; folders of runs, for instance of "
+            "`triptych fuse`, or NAME=RUN,RUN for one of several seeds.",
+            metavar="SYSTEM...",
+        ),
+    ],
     data: DataOption,
     seeds: Seeds = "3",
     settings: Settings = None,
@@ -75,9 +83,18 @@ def compare(
     """Train systems with several seeds each, then measure all on test and say which differences hold.
 
     What is trained already is not trained again, and what was stopped goes on: call it again after a kill,
-    or with more systems or seeds.
+    or with more systems or seeds. Runs that lie in folders are measured as they are.
     """
-    named = read_systems(systems, settings)
+    from triptych.experiments.saved import SavedRuns
+
+    named = read_compared(systems, settings)
+    trained = {name: of for name, of in named.items() if not isinstance(of, SavedRuns)}
+    if splits is not None and len(trained) < len(named):
+        raise ConfigError(
+            "saved runs, which are of one split each, under several",
+            wanted="systems that can be trained under each of them",
+            fix="Leave out --splits, or the runs",
+        )
     bench = Bench(
         data, split=split, split_seed=split_seed, device=device, workers=workers, threads=threads,
         graph_cache=graph_cache, memory_limit=memory_limit, out_folder=out_folder, k=k,
@@ -85,12 +102,12 @@ def compare(
     legacy, numbers = read_legacy(protocol), read_seeds(seeds)
     if splits is None:
         bench.compare(
-            dict(named), numbers, masked, "comparison", as_json,
+            named, numbers, masked, "comparison", as_json,
             reference=reference, legacy=legacy, beyond=beyond,
         )  # fmt: skip
     else:
         bench.compare_splits(
-            named, splits, numbers, masked, as_json, reference=reference, legacy=legacy, beyond=beyond
+            trained, splits, numbers, masked, as_json, reference=reference, legacy=legacy, beyond=beyond
         )
 
 

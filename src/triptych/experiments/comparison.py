@@ -23,6 +23,7 @@ from triptych.evaluation.significance import Comparison as Difference
 from triptych.evaluation.significance import compare_systems, correct_family
 from triptych.experiments.content import Change
 from triptych.experiments.jobs import Job, Outcome, Workshop, run_jobs
+from triptych.experiments.saved import SavedRuns
 from triptych.files import only_process
 from triptych.runs import Run, RunRecord, load, open_test
 from triptych.runs.beyond import measure_beyond
@@ -43,6 +44,10 @@ class Variant:
     base: str
     recipe: Recipe
     change: Change
+
+
+System = Recipe | Variant | SavedRuns
+"""What is trained, and how, or what was."""
 
 
 class Spread(BaseModel):
@@ -68,7 +73,7 @@ class SystemFigures(BaseModel):
 
     name: str
     settings: dict[str, Any]
-    """What its recipe sets beyond the defaults."""
+    """What its recipe sets beyond the defaults; the folders of saved runs."""
     seeds: list[int]
     runs: list[str]
     """Folders, in the order of the seeds."""
@@ -87,6 +92,8 @@ class SystemFigures(BaseModel):
     """The largest of the seeds'."""
     n_parameters: int | None = None
     """Learned by gradient, 0 of what is solved; None where the runs do not say."""
+    saved: bool = False
+    """Whether it was not trained but measured as it was."""
     base: str | None = None
     """The intact system, of one that was trained on changed content."""
     change: Change | None = None
@@ -163,7 +170,7 @@ class ComparisonResult(BaseModel):
 
 
 def compare(
-    systems: Mapping[str, Recipe | Variant],
+    systems: Mapping[str, System],
     split: Split,
     seeds: Sequence[int],
     workshop: Workshop,
@@ -180,8 +187,9 @@ def compare(
     """Train each system with each seed, where that is still to be done, then open the test part for all.
 
     Args:
-        systems: name -> what to train. Where there is a variant among them, variants are tested against
-            their intact systems, and these are not tested against each other.
+        systems: name -> what to train, or runs that were made elsewhere on the same split. Where there is a
+            variant among them, variants are tested against their intact systems, and these are not tested
+            against each other.
         split: with its test part, which no training sees.
         seeds: of each system.
         workshop: where and how; a second call with the same folder trains only what is missing.
@@ -196,14 +204,19 @@ def compare(
         on_outcome: is told of each training that is found, done or failed.
 
     Raises:
-        ConfigError: nothing to compare, a name or setting that cannot work, or systems that watch different
-            metrics; found before anything is trained.
+        ConfigError: nothing to compare, a name or setting that cannot work, systems that watch different
+            metrics, or runs of another split; found before anything is trained.
         DataError: the split has no validation part, or no two users with test items; found before that, too.
         StorageError: another process works in the folder.
         TrainingError: a process that trained died, no training ended, or none of the reference that was asked
             for. A system of which none ended is left out otherwise, and stands among the failures.
     """
-    recipes = {name: of.recipe if isinstance(of, Variant) else of for name, of in systems.items()}
+    recipes = {
+        name: of.recipe if isinstance(of, Variant) else of
+        for name, of in systems.items()
+        if not isinstance(of, SavedRuns)
+    }
+    saved = {name: of for name, of in systems.items() if isinstance(of, SavedRuns)}
     variants = {name: of for name, of in systems.items() if isinstance(of, Variant)}
     if legacy and masked != "train":
         raise ConfigError(
@@ -211,7 +224,11 @@ def compare(
             wanted="'train', which is the mask that MMRec has",
             fix="Leave out one of --protocol and --masked",
         )
-    metric = _watched_metric(recipes, seeds, reference)
+    _check_asked(systems, seeds, reference)
+    metric = _watched_metric(
+        {name: recipe.configs().training.metric for name, recipe in recipes.items()}
+        | {name: of.watched_metric(name, split) for name, of in saved.items()}
+    )
     lengths = check_lengths([*k, check_metric(metric, split.n_items)], split.n_items)
     split.require("valid", "test")
     if len(systems) > 1 and len(np.unique(split.test.user)) < 2:
@@ -228,33 +245,30 @@ def compare(
         if on_outcome is not None:
             on_outcome(outcome)
     every = {name: [outcomes[job.name(sealed)] for job in of] for name, of in jobs.items()}
-    ended = {name: every[name] for name in recipes}
     figures: list[SystemFigures] = []
     per_user: dict[str, PerUser] = {}
     protocol: dict[str, Any] = {}
-    needed = [reference] if reference is not None else list(ended)
-    if all(outcome.folder is None for name in needed for outcome in ended[name]):
+    needed = [reference] if reference is not None else list(systems)
+    if not any(name in saved or any(outcome.folder for outcome in every[name]) for name in needed):
         raise TrainingError(
-            f"no training of {needed[0]} ended: {ended[needed[0]][0].error}",
+            f"no training of {needed[0]} ended: {every[needed[0]][0].error}",
             wanted="at least one training that ends, and one of the reference",
             fix="Mend what failed, and call again: what is done is kept",
         )
     with only_process(workshop.folder, "working"):
-        for name, of in ended.items():
-            opened = [
-                _open(outcome.job, outcome.folder, split, lengths, masked, beyond)
-                for outcome in of
-                if outcome.folder is not None
-            ]
+        for name, system in systems.items():
+            runs = (
+                _runs(every[name]) if name in recipes else [(folder, None) for folder in saved[name].folders]
+            )
+            opened = [_open(job, folder, split, lengths, masked, beyond) for folder, job in runs]
             if not opened:
                 continue  # told of by its failures
             rounded = [
-                _open(outcome.job, outcome.folder, split, lengths, masked, beyond=False)
-                for outcome in every.get(_legacy_name(name), of if legacy else [])
-                if outcome.folder is not None
+                _open(job, folder, split, lengths, masked, beyond=False)
+                for folder, job in _runs(every.get(_legacy_name(name), every.get(name, [])) if legacy else [])
             ]
             by_test = max(rounded, key=lambda one: one.ranking.mean()[metric], default=None)
-            figures.append(_figures(name, recipes[name], opened, by_test, variants.get(name)))
+            figures.append(_figures(name, system, opened, by_test))
             per_user[name] = np.stack([one.ranking.values[metric] for one in opened])  # (seeds, n)
             protocol = dict(opened[0].ranking.protocol)
     best = max(figures, key=lambda system: system.valid[metric].mean).name
@@ -286,7 +300,7 @@ def compare(
 
 
 def list_jobs(
-    systems: Mapping[str, Recipe | Variant], seeds: Sequence[int], *, legacy: bool = False
+    systems: Mapping[str, System], seeds: Sequence[int], *, legacy: bool = False
 ) -> dict[str, list[Job]]:
     """List the trainings of a comparison by system; for the legacy protocol also "SYSTEM, legacy".
 
@@ -294,6 +308,8 @@ def list_jobs(
     """
     jobs: dict[str, list[Job]] = {}
     for name, system in systems.items():
+        if isinstance(system, SavedRuns):
+            continue
         recipe, change = (
             (system.recipe, _of_features(system)) if isinstance(system, Variant) else (system, None)
         )
@@ -305,9 +321,7 @@ def list_jobs(
     return jobs
 
 
-def n_trainings(
-    systems: Mapping[str, Recipe | Variant], seeds: Sequence[int], *, legacy: bool = False
-) -> int:
+def n_trainings(systems: Mapping[str, System], seeds: Sequence[int], *, legacy: bool = False) -> int:
     """Count the trainings of a comparison, equal ones once."""
     jobs = [job for of in list_jobs(systems, seeds, legacy=legacy).values() for job in of]
     return len({json.dumps(job.settings(), sort_keys=True) for job in jobs})
@@ -323,8 +337,8 @@ def _legacy_name(name: str) -> str:
     return f"{name}, legacy"
 
 
-def _watched_metric(systems: Mapping[str, Recipe], seeds: Sequence[int], reference: str | None) -> str:
-    """Check what can be checked before anything is trained, and name the metric that all systems watch."""
+def _check_asked(systems: Mapping[str, System], seeds: Sequence[int], reference: str | None) -> None:
+    """Refuse a comparison of nothing, or with something that is not compared."""
     if not systems or not seeds:
         raise ConfigError(
             f"{len(systems)} systems with {len(seeds)} seeds",
@@ -337,7 +351,10 @@ def _watched_metric(systems: Mapping[str, Recipe], seeds: Sequence[int], referen
             wanted="one of: " + ", ".join(systems),
             fix=nearest(reference, systems),
         )
-    watched = {name: recipe.configs().training.metric for name, recipe in systems.items()}
+
+
+def _watched_metric(watched: Mapping[str, str]) -> str:
+    """Name the metric that all systems watch, or say which watches what."""
     if len(set(watched.values())) > 1:
         raise ConfigError(
             "the systems watch different metrics: "
@@ -363,13 +380,17 @@ class _Opened:
     beyond: Mapping[str, float] | None
 
 
+def _runs(outcomes: Sequence[Outcome]) -> list[tuple[Path, Job | None]]:
+    return [(outcome.folder, outcome.job) for outcome in outcomes if outcome.folder is not None]
+
+
 def _open(
-    job: Job, folder: Path, split: Split, lengths: Sequence[int], masked: Masked, beyond: bool
+    job: Job | None, folder: Path, split: Split, lengths: Sequence[int], masked: Masked, beyond: bool
 ) -> _Opened:
-    """Open the test part for a run, if this has not been done, and measure each user."""
+    """Open the test part for a run, if that was not done, and measure each user; a saved one has no job."""
     run = load(folder)
     if run.record.test_opened is None:
-        run = open_test(run, job.split(split), lengths, masked=masked)
+        run = open_test(run, split if job is None else job.split(split), lengths, masked=masked)
         run.save(folder, overwrite=True)
     ranking = evaluate_ranking(run.scorer, split, "test", lengths, masked=masked)
     return _Opened(folder, run.record, ranking, _beyond(run, split, lengths[-1], masked) if beyond else None)
@@ -396,16 +417,18 @@ def _differences(
     return correct_family(found) if found else []
 
 
-def _figures(
-    name: str, recipe: Recipe, opened: Sequence[_Opened], by_test: _Opened | None, variant: Variant | None
-) -> SystemFigures:
+def _figures(name: str, system: System, opened: Sequence[_Opened], by_test: _Opened | None) -> SystemFigures:
     records, means = [one.record for one in opened], [one.ranking.mean() for one in opened]
     beyond = [one.beyond for one in opened if one.beyond is not None]
+    runs = [str(one.folder) for one in opened]
+    variant = system if isinstance(system, Variant) else None
+    recipe = system.recipe if isinstance(system, Variant) else system
     return SystemFigures(
         name=name,
-        settings=dict(recipe.settings),
+        settings=dict(recipe.settings) if isinstance(recipe, Recipe) else {"runs": runs},
         seeds=[record.seed for record in records],
-        runs=[str(one.folder) for one in opened],
+        runs=runs,
+        saved=isinstance(system, SavedRuns),
         valid=_spreads([record.valid for record in records]),
         test=_spreads(means),
         legacy=None if by_test is None else by_test.ranking.mean(),

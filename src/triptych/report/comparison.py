@@ -182,6 +182,11 @@ def _how_measured(result: ComparisonResult) -> list[str]:
             "are the same. What is drawn, such as noise, each seed draws for itself; of items that lack "
             "content, those of a smaller share are among those of a larger one."
         )
+    said += [
+        f"{system.name} was not trained here but measured as it was, from {', '.join(system.runs)}."
+        for system in result.systems
+        if system.saved
+    ]
     if note := unread_note(result):
         said.append(note)
     if result.legacy_choice:
@@ -212,7 +217,12 @@ def _settings(system: SystemFigures, records: Sequence[RunRecord]) -> dict[str, 
     plugins = {
         f"{plugin}.{name}": value for plugin, of in record.plugins.items() for name, value in of.items()
     }
-    return {"model": record.name, **record.model_settings, **record.train_settings, **plugins}
+    own = {**record.model_settings}
+    if record.model == "fusion":  # of a part its weight and name are enough
+        own["parts"] = [
+            f"{part['weight']:.3f} {'+'.join([part['model'], *part['plugins']])}" for part in own["parts"]
+        ]
+    return {"model": record.name, **own, **record.train_settings, **plugins}
 
 
 def _differing(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
