@@ -401,6 +401,8 @@ def test_unknown_papers_tables_and_data_are_refused(data: Path, capsys):
     for arguments, message in (
         (["reproduce", "snad"], "Did you mean 'sand'"),
         (["reproduce", "sand", "22", "--data", f"baby={data}"], "has no table '22'"),
+        (["reproduce", "sand", "5", "--data", f"baby={data}"], "python -m benchmarks sand"),
+        (["reproduce", "sand", "1", "--data", f"baby={data}"], "triptych describe DATA"),
         (["reproduce", "sand", "2", "--data", f"babe={data}"], "Did you mean 'baby'"),
         (["reproduce", "sand", "4", "--data", f"sports={data}"], "has no figures of 'sports'"),
         (["reproduce", "sand", "2"], "no data set is named"),

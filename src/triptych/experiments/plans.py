@@ -279,6 +279,11 @@ def published(paper: str, table: str, data: str) -> dict[str, dict[str, Printed]
     return found
 
 
+def published_metrics(paper: str, table: str) -> set[str]:
+    """Name what a printed table is about, be it in the plan or not: "recall", "memory_gb", "users"."""
+    return {row["metric"] for row in _published_rows() if (row["paper"], row["table"]) == (paper, table)}
+
+
 def published_sizes(paper: str, data: str) -> dict[str, str]:
     """Look up the users, items and interactions that a paper prints of a data set: "19445", or "35k"."""
     return {

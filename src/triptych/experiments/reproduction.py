@@ -18,7 +18,7 @@ from triptych.data.split import Split
 from triptych.errors import ConfigError, nearest
 from triptych.experiments.comparison import ComparisonResult, Spread, compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
-from triptych.experiments.plans import PaperPlan, published, published_sizes
+from triptych.experiments.plans import PaperPlan, published, published_metrics, published_sizes
 from triptych.runs import RUN, load, train
 from triptych.training.observer import Observer
 from triptych.training.recipe import Recipe
@@ -250,7 +250,7 @@ def table_systems(
         ConfigError: the paper has no such table, data set or row.
     """
     if table not in plan.tables:
-        raise _unknown(plan, "table", table, plan.tables)
+        raise _made_otherwise(plan, table) or _unknown(plan, "table", table, plan.tables)
     if data not in plan.datasets:
         raise _unknown(plan, "data set", data, plan.datasets)
     printed = published(plan.paper, table, data)
@@ -265,6 +265,26 @@ def table_systems(
         if row not in found:
             raise _unknown(plan, f"row of table {table}", row, found)
     return {name: recipe for name, recipe in found.items() if rows is None or name in rows}
+
+
+def _made_otherwise(plan: PaperPlan, table: str) -> ConfigError | None:
+    """Say which command makes a printed table that is of no accuracy; None if it is no such table."""
+    about = published_metrics(plan.paper, table)
+    if "seconds_per_epoch" in about:
+        what = "what training costs"
+        fix = (
+            "Run 'python -m benchmarks sand' in the repository, which measures the same models; 'triptych "
+            "compare' prints seconds and memory of whatever it trains"
+        )
+    elif "users" in about:
+        what, fix = "the data sets", "Run 'triptych describe DATA'"
+    else:
+        return None
+    return ConfigError(
+        f"table {table} of {plan.paper} is about {what}, and is not made by training to the end",
+        wanted="one of: " + ", ".join(plan.tables),
+        fix=fix,
+    )
 
 
 def _unknown(plan: PaperPlan, kind: str, name: str, known: Mapping[str, object]) -> ConfigError:
