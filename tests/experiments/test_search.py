@@ -180,6 +180,29 @@ def test_a_pruned_trial_is_stopped_and_never_the_best(split: Split, tmp_path: Pa
     assert not [path for path in (workshop.folder / "unfinished").iterdir() if path.is_dir()]
 
 
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+@pytest.mark.parametrize(
+    ("training", "first"),
+    [({}, 10), ({"eval_every": 5}, 50), ({"epochs": 12, "eval_every": 2}, 6), ({"epochs": 1}, 1)],
+)
+def test_a_pruner_lets_a_trial_begin(tmp_path: Path, split: Split, pruner: Any, training: Any, first: int):
+    """However far behind it is; behind all that ended, it is stopped once it had ten evaluations."""
+    asked = SearchPlan(space(learning_rate=Range(0.001, 0.1)), 20, "random", pruner, fixed=training)
+    points = Points(asked, split.without_test(), tmp_path)
+    step = training.get("eval_every", 1)
+    until = first + step
+    for _ in range(5):
+        trial, _ = points.take() or pytest.fail("there are more")
+        for epoch in range(step, until, step):
+            trial.report(0.5, epoch)
+            assert not trial.should_prune()
+        points.study.tell(trial, 0.5)
+    late, _ = points.take() or pytest.fail("there are more")
+    for epoch in range(step, until, step):
+        late.report(0.1, epoch)
+        assert late.should_prune() == (epoch >= first)
+
+
 def test_bad_plans_are_refused_before_training(split: Split, tmp_path: Path):
     with pytest.raises(ConfigError, match="both set and searched"):
         search(SearchPlan(space(), 3, fixed={"n_layers": 1}), split, shop(tmp_path))

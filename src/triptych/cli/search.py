@@ -49,7 +49,13 @@ def search(
     sampler: Annotated[
         str, typer.Option(help="tpe learns from earlier trials, random does not, grid tries all points.")
     ] = "tpe",
-    pruner: Annotated[str, typer.Option(help="Stop bad trials early: none, median or halving.")] = "none",
+    pruner: Annotated[
+        str,
+        typer.Option(
+            help="Stop bad trials early: none, median or halving; from the 10th evaluation on, or from the "
+            "middle of fewer than 20."
+        ),
+    ] = "none",
     split: SplitKind = None,
     split_seed: SplitSeed = 999,
     device: Device = "auto",
