@@ -141,7 +141,21 @@ def read_space(text: str, name: str) -> SearchSpace:
     for field, chosen in read.items():
         for value in (chosen.low, chosen.high) if isinstance(chosen, Range) else chosen:
             Recipe(content["model"], {field: value}).configs()
+        if isinstance(chosen, Range) and not chosen.whole:
+            _try_fraction(Recipe(content["model"]), field, chosen)
     return SearchSpace(content["model"], read, str(content.get("source", "")))
+
+
+def _try_fraction(recipe: Recipe, field: str, chosen: Range) -> None:
+    """Refuse a range of fractions where a field takes its ends, but no number between them."""
+    try:
+        recipe.with_settings({field: chosen.low + (chosen.high - chosen.low) * 0.382}).configs()
+    except ConfigError as error:
+        raise ConfigError(
+            f"'{field}' ranges over the fractions from {chosen.low} to {chosen.high}; {error.found}",
+            wanted="values that the field takes",
+            fix=f"For whole numbers write {field} = {{low = {chosen.low:.0f}, high = {chosen.high:.0f}}}",
+        ) from error
 
 
 def _read_values(name: str, field: str, tried: object) -> tuple[Any, ...] | Range:
