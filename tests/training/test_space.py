@@ -47,6 +47,8 @@ def test_points_are_all_combinations():
         ("[1, 2]", "{low = -1, high = 2}", "n_layers"),
         ("[1, 2]", "{low = 1.0, high = 4.0}", "write n_layers = {low = 1, high = 4}"),
         ("[1, 2]", "{low = 1, high = 3.0}", "'n_layers' ranges over the fractions from 1 to 3.0"),
+        ("n_layers = [1, 2]", 'metric = ["recall@20", "ndcg@20"]', "with --set metric=VALUE"),
+        ("n_layers = [1, 2]", "metric_decimals = [4]", "one measure for all trials"),
         ('"lightgcn"', '"lightgnc"', "Did you mean 'lightgcn'"),
         ("[space]", "[spaces]", "Did you mean 'space'"),
         ("[1, 2]", "[1, 2", "no TOML"),

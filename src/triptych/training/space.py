@@ -28,6 +28,9 @@ from triptych.errors import ConfigError, StorageError, nearest
 from triptych.models.registry import model_entry
 from triptych.training.recipe import Recipe, parse_toml, read_toml_text
 
+_GOALS = {"metric", "metric_decimals"}
+"""Settings that say what is maximised."""
+
 
 @dataclass(frozen=True)
 class Range:
@@ -57,11 +60,22 @@ class SearchSpace:
         model: registry name.
         values: field of the model's config or of `TrainConfig` -> values, at least one, or a range.
         source: where the values come from.
+
+    Raises:
+        ConfigError: a field says what is maximised, by which no two trials could then be compared.
     """
 
     model: str
     values: Mapping[str, tuple[Any, ...] | Range]
     source: str
+
+    def __post_init__(self) -> None:
+        if goals := sorted(_GOALS & self.values.keys()):
+            raise ConfigError(
+                f"a search space of {self.model} has values of '{goals[0]}'",
+                wanted="one measure for all trials",
+                fix=f"Leave it out of the space, and choose it with --set {goals[0]}=VALUE",
+            )
 
     def __len__(self) -> int:
         return prod(len(tried) for tried in self._lists().values())
@@ -126,7 +140,8 @@ def read_space(text: str, name: str) -> SearchSpace:
 
     Raises:
         ConfigError: it is no TOML, has other keys than model, source and space, names a field that the
-            model does not have, gives a field no values, or one that the field refuses.
+            model does not have or that says what is maximised, gives a field no values, or one that the
+            field refuses.
     """
     content = parse_toml(text, name, wanted="a search space")
     unknown = sorted(content.keys() - {"model", "source", "space"})
