@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ def test_a_mistake_in_the_second_space_is_told_before_the_first_is_searched(
     assert run(words) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not Path("found").exists()
+
+
+def test_a_damaged_journal_is_an_error_in_json(data: Path, tmp_path: Path, capsys):
+    journal = tmp_path / "found" / "search" / "lightgcn.journal"
+    journal.parent.mkdir(parents=True)
+    journal.write_text("garbage{\n")
+    words = ["search", "lightgcn", "--data", str(data), "--out", str(tmp_path / "found"), "--json"]
+    assert run([*words, "--trials", "1", "--set", "metric=recall@2"]) == 2
+    assert str(journal) in json.loads(capsys.readouterr().out)["error"]["found"]
 
 
 def test_a_data_set_that_is_missing_is_told_before_the_first_table_is_made(

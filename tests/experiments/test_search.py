@@ -15,7 +15,7 @@ import optuna
 import pytest
 
 from triptych.data.split import Split
-from triptych.errors import ConfigError, TrainingError
+from triptych.errors import ConfigError, StorageError, TrainingError
 from triptych.experiments import search as search_module
 from triptych.experiments.jobs import Workshop
 from triptych.experiments.search import SearchResult, SearchTrial, search
@@ -222,6 +222,21 @@ def test_another_space_seed_or_split_does_not_mix_with_what_is_there(split: Spli
             search(other, split, shop(tmp_path))
     with pytest.raises(ConfigError, match="another split"):
         search(plan(1), Split.by_ratio(split.data, rng=1), shop(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "damage", [b"garbage{\n", b"\xff\xfe\n", b"[1]\n", b'{"op_code": 5, "trial_id": 77}\n', b"\n"]
+)
+def test_a_damaged_journal_is_named(split: Split, tmp_path: Path, damage: bytes):
+    points = Points(plan(), split.without_test(), tmp_path)
+    points.take()
+    journal = tmp_path / "search" / "lightgcn.journal"
+    with journal.open("ab") as file:
+        file.write(damage)
+    whole = journal.read_bytes()
+    with pytest.raises(StorageError, match=r"lightgcn\.journal is damaged.*delete it, to begin the search"):
+        Points(plan(), split.without_test(), tmp_path)
+    assert journal.read_bytes() == whole
 
 
 def test_two_processes_share_the_trials(split: Split, tmp_path: Path):

@@ -87,6 +87,7 @@ def search(
     Raises:
         ConfigError: the extra is missing, the plan cannot work, or the folder holds a search of other data,
             space or seed; found before anything is trained.
+        StorageError: the journal of the folder's search is damaged.
         TrainingError: not one trial ended, or a worker's process died.
     """
     check_plan(plan)

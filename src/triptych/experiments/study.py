@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from triptych.data.split import Split
-from triptych.errors import ConfigError, TrainingError
+from triptych.errors import ConfigError, StorageError, TrainingError
 from triptych.experiments.jobs import Job
 from triptych.training.recipe import Recipe
 from triptych.training.space import Range, SearchSpace
@@ -97,6 +97,7 @@ class Points:
 
     Raises:
         ConfigError: the folder holds a search of other data, space or seed.
+        StorageError: the journal is damaged.
     """
 
     def __init__(self, plan: SearchPlan, sealed: Split, folder: Path) -> None:
@@ -213,7 +214,11 @@ def _tried_again(trials: list[FrozenTrial]) -> set[int]:
 
 
 def _open_journal(path: Path, lock: FileLock) -> JournalStorage:
-    """Open a journal, less a last line that was not written to its end."""
+    """Open a journal, less a last line that was not written to its end.
+
+    Raises:
+        StorageError: it holds something else than Optuna wrote.
+    """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -231,7 +236,19 @@ def _open_journal(path: Path, lock: FileLock) -> JournalStorage:
         written = path.read_bytes() if path.exists() else b""
         if written and not written.endswith(b"\n"):
             os.truncate(path, written.rfind(b"\n") + 1)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=Lock(str(path))))
+    try:
+        for line in written.splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                json.loads(line)  # Optuna overlooks a bad last line, and stumbles once there is another
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=Lock(str(path))))
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged journal ends in depends on the damage
+        raise StorageError(
+            f"{path} is damaged: {type(error).__name__}: {error}",
+            wanted="the journal of a search, as it was written",
+            fix="Restore it from a copy; or delete it, to begin the search anew without its trials",
+        ) from error
 
 
 def _check_facts(study: Study, plan: SearchPlan, sealed: Split, path: Path) -> None:
