@@ -41,7 +41,7 @@ def space(**values: Any) -> SearchSpace:
 
 
 def plan(n_trials: int = 5, searched: SearchSpace | None = None, **options: Any) -> SearchPlan:
-    return SearchPlan(searched or space(), n_trials, fixed=QUICK, **options)
+    return SearchPlan(space() if searched is None else searched, n_trials, fixed=QUICK, **options)
 
 
 def shop(folder: Path, workers: int = 1) -> Workshop:
@@ -90,6 +90,33 @@ def test_no_point_is_trained_twice_and_a_space_has_an_end(split: Split, tmp_path
     trained = {json.dumps(plan(1, searched).job(trial.settings).settings()) for trial in result.trials}
     assert len(result.trials) == len(trained) == 6
     assert search(plan(20, searched, sampler=sampler), split, shop(tmp_path)) == result
+
+
+def take_all(points: Points) -> list[dict[str, Any]]:
+    """Take points until there are enough, and hold them."""
+    taken = list(iter(points.take, None))
+    return [trial.user_attrs["point"] for trial, _ in taken]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_range_of_whole_numbers_has_an_end(split: Split, tmp_path: Path, sampler: Any):
+    asked = plan(20, space(n_layers=Range(1, 3), learning_rate=(0.001, 0.01)), sampler=sampler)
+    trained = [asked.key(point) for point in take_all(Points(asked, split.without_test(), tmp_path))]
+    assert len(trained) == len(set(trained)) == 6
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+@pytest.mark.parametrize("each", [30, 300], ids=["shuffled", "drawn"])
+def test_the_points_of_a_large_space_are_not_listed(
+    split: Split, tmp_path: Path, monkeypatch, sampler: Any, each: int
+):
+    """How many are looked at grows with those that were tried, not with the space."""
+    rates = tuple(0.001 * n for n in range(1, each + 1))
+    asked = plan(6, space(learning_rate=rates, reg_weight=rates, lr_decay=rates), sampler=sampler)
+    points, named, name = Points(asked, split.without_test(), tmp_path), [], SearchPlan.key
+    monkeypatch.setattr(SearchPlan, "key", lambda *given: named.append(given) or name(*given))
+    assert len({json.dumps(point) for point in take_all(points)}) == 6
+    assert len(named) < 60
 
 
 def test_what_failed_for_a_passing_reason_is_tried_again(split: Split, tmp_path: Path, monkeypatch):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +40,10 @@ _POINT, _LOST = "point", "lost"
 """What is noted of a trial: its settings, and the number of the one whose point it tries again."""
 _BY_SETTINGS = "by settings"
 """Noted of a failure, whether its settings brought it about, as when a loss is NaN; it is not tried again."""
+_DRAWS = 20
+"""How often a sampler may propose what was tried, before a space with fractions is taken for exhausted."""
+_SHUFFLED = 1_000_000
+"""Points of a space that are gone through in a random order; of more, some are drawn."""
 _UNPRUNED = 10
 """Evaluations of a trial before it may be stopped."""
 
@@ -181,24 +185,32 @@ class Points:
             return None
         if not waiting() and begun:
             tried = {self._plan.key(trial.user_attrs[_POINT]) for trial in begun}
-            left = _untried(self._plan, tried)
-            if left is not None and not left:
-                return None
-            if self._plan.sampler != "grid":
-                # Seeded anew each time, or processes that began at once would draw the same.
-                n_known = len(self.study.get_trials(deepcopy=False))
-                self.study.sampler = _sampler(self._plan, n_known)
-                trial = self.study.ask(_distributions(self._plan))
-                point = _point(self._plan, trial)
-                if left is None or self._plan.key(point) not in tried:
-                    trial.set_user_attr(_POINT, point)
-                    return trial
-                self.study.tell(trial, state=TrialState.FAIL)  # without a point it does not count
-            self._queue((left or [])[0])
+            left = next(_untried(self._plan, tried), None)
+            drawn = self._draw(tried, _DRAWS if _is_endless(self._plan) else int(left is not None))
+            if drawn is not None or left is None:
+                return drawn
+            self._queue(left)
         searched = bool(waiting()[0].user_attrs[_POINT]) if waiting() else False
         trial = self.study.ask(_distributions(self._plan) if searched else {})
         trial.set_user_attr(_POINT, _point(self._plan, trial))
         return trial
+
+    def _draw(self, tried: set[str], n_draws: int) -> Trial | None:
+        """Let the sampler propose a point that was not tried; None if it has none in so many draws."""
+        from optuna.trial import TrialState
+
+        if self._plan.sampler == "grid":
+            return None
+        # Seeded anew each time, or processes that began at once would draw the same.
+        self.study.sampler = _sampler(self._plan, len(self.study.get_trials(deepcopy=False)))
+        for _ in range(n_draws):
+            trial = self.study.ask(_distributions(self._plan))
+            point = _point(self._plan, trial)
+            if self._plan.key(point) not in tried:
+                trial.set_user_attr(_POINT, point)
+                return trial
+            self.study.tell(trial, state=TrialState.FAIL)  # without a point it does not count
+        return None
 
     def _queue(self, point: Mapping[str, Any], notes: Mapping[str, Any] = {}) -> None:
         """Let a point be the next that is taken."""
@@ -297,14 +309,32 @@ def note_failure(trial: Trial, error: Exception) -> None:
     trial.set_user_attr(_BY_SETTINGS, isinstance(error, TrainingError))
 
 
-def _untried(plan: SearchPlan, tried: set[str]) -> list[dict[str, Any]] | None:
-    """List the points left of a space, in an order that the seed decides; None if there is no end of them."""
-    values = {name: values for name, values in plan.space.values.items() if isinstance(values, tuple)}
-    if len(values) < len(plan.space.values):
-        return None
-    points = [dict(zip(values, point, strict=True)) for point in product(*values.values())]
-    order = np.random.default_rng(plan.seed).permutation(len(points))
-    return [points[place] for place in order if plan.key(points[place]) not in tried]
+def _is_endless(plan: SearchPlan) -> bool:
+    """Say whether a space has fractions, of which there are always more."""
+    return any(isinstance(values, Range) and not values.whole for values in plan.space.values.values())
+
+
+def _untried(plan: SearchPlan, tried: set[str]) -> Iterator[dict[str, Any]]:
+    """Go through the points left of a space that has an end, in an order that the seed decides.
+
+    Lists none of them before it is asked for, so that it takes as long as points were tried.
+    """
+    if _is_endless(plan):
+        return
+    choices = {
+        name: range(int(values.low), int(values.high) + 1) if isinstance(values, Range) else values
+        for name, values in plan.space.values.items()
+    }
+    sizes = [len(values) for values in choices.values()]
+    rng = np.random.default_rng(plan.seed)
+    if prod(sizes) <= _SHUFFLED:
+        places = (np.unravel_index(place, sizes) for place in rng.permutation(prod(sizes)))
+    else:  # hardly one of so many is drawn twice
+        places = (tuple(rng.integers(sizes)) for _ in range(_SHUFFLED))
+    for place in places:
+        point = {name: choices[name][at] for name, at in zip(choices, place, strict=True)}
+        if plan.key(point) not in tried:
+            yield point
 
 
 def _point(plan: SearchPlan, trial: Trial) -> dict[str, Any]:
