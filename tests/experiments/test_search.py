@@ -267,8 +267,10 @@ def test_a_damaged_journal_is_named(split: Split, tmp_path: Path, damage: bytes)
 
 
 def test_two_processes_share_the_trials(split: Split, tmp_path: Path):
-    result = search(plan(6, sampler="grid"), split, shop(tmp_path, workers=2))
+    told: list[SearchTrial] = []
+    result = search(plan(6, sampler="grid"), split, shop(tmp_path, workers=2), on_trial=told.append)
     assert len(result.trials) == 6
+    assert sorted(told, key=lambda trial: trial.number) == result.trials
     points = [tuple(trial.settings.values()) for trial in result.trials]
     assert len(set(points)) >= 5
     assert points.count(()) == 1

@@ -10,6 +10,7 @@ Needs the extra `search`: `pip install "triptych[search]"`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,7 +82,7 @@ def search(
         plan: how to search.
         split: the test part, if it has one, is taken off first.
         workshop: where and how.
-        on_trial: is told of each trial that ends in this process.
+        on_trial: is told of each trial that ends, in this process or in a worker of it.
         observe: makes an observer for a training in this process.
 
     Raises:
@@ -96,7 +97,7 @@ def search(
     if workshop.workers == 1:
         _work(plan, sealed, workshop, on_trial, observe)
     else:
-        _work_together(plan, sealed, workshop)
+        _work_together(plan, sealed, workshop, on_trial)
     return _result(plan, sealed, Points(plan, sealed, workshop.folder))
 
 
@@ -144,18 +145,57 @@ def _work(
 ) -> None:
     """Take one trial after another until there are enough."""
     points = Points(plan, sealed, workshop.folder)
-    while (taken := points.take()) is not None:
-        trial, held = taken
-        with held:
-            _try(plan, points.study, trial, sealed, workshop, observe)
+    while (trial := _try_next(points, plan, sealed, workshop, observe)) is not None:
         if on_trial is not None:
-            on_trial(_summary(points.study.trials[trial.number]))
+            on_trial(trial)
 
 
-def _work_together(plan: SearchPlan, sealed: Split, workshop: Workshop) -> None:
-    with worker_processes(workshop.workers, workshop.threads_each, workshop.folder) as pool:
-        for future in [pool.submit(_work, plan, sealed, workshop) for _ in range(workshop.workers)]:
-            future.result()
+def _work_together(
+    plan: SearchPlan, sealed: Split, workshop: Workshop, on_trial: Callable[[SearchTrial], None] | None
+) -> None:
+    """Have workers that each take the next trial when one has ended."""
+    count, threads = workshop.workers, workshop.threads_each
+    given = (plan, sealed, workshop)
+    with worker_processes(count, threads, workshop.folder, _begin_worker, *given) as pool:
+        trying = {pool.submit(_try_next_in_worker) for _ in range(count)}
+        while trying:
+            ended, trying = wait(trying, return_when=FIRST_COMPLETED)
+            for trial in (future.result() for future in ended):
+                if trial is not None:
+                    trying.add(pool.submit(_try_next_in_worker))
+                    if on_trial is not None:
+                        on_trial(trial)
+
+
+_worker: dict[str, Any] = {}
+"""What a worker process was begun with, and the journal once it is opened."""
+
+
+def _begin_worker(plan: SearchPlan, sealed: Split, workshop: Workshop) -> None:
+    _worker.update(plan=plan, sealed=sealed, workshop=workshop, observe=None)
+
+
+def _try_next_in_worker() -> SearchTrial | None:
+    if "points" not in _worker:
+        _worker["points"] = Points(_worker["plan"], _worker["sealed"], _worker["workshop"].folder)
+    return _try_next(**_worker)
+
+
+def _try_next(
+    points: Points,
+    plan: SearchPlan,
+    sealed: Split,
+    workshop: Workshop,
+    observe: Callable[[Job], Observer] | None,
+) -> SearchTrial | None:
+    """Take the next trial and say what came of it; None when there are enough."""
+    taken = points.take()
+    if taken is None:
+        return None
+    trial, held = taken
+    with held:
+        _try(plan, points.study, trial, sealed, workshop, observe)
+    return _summary(points.study.trials[trial.number])
 
 
 def _try(
