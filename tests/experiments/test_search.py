@@ -244,10 +244,14 @@ def test_bad_plans_are_refused_before_training(split: Split, tmp_path: Path):
 
 def test_another_space_seed_or_split_does_not_mix_with_what_is_there(split: Split, tmp_path: Path):
     search(plan(1), split, shop(tmp_path))
-    for other, what in ((plan(1, space(n_layers=(1,))), "space"), (plan(1, seed=2), "seed")):
-        with pytest.raises(ConfigError, match=f"another {what}"):
+    for other, what in (
+        (plan(1, space(n_layers=(1,))), "another space;"),
+        (plan(1, seed=2), r"another seed \(--seed\);"),
+        (SearchPlan(space(), 1, fixed={**QUICK, "epochs": 4}), r"other settings \(--set\);"),
+    ):
+        with pytest.raises(ConfigError, match=f"holds a search with {what}"):
             search(other, split, shop(tmp_path))
-    with pytest.raises(ConfigError, match="another split"):
+    with pytest.raises(ConfigError, match="other data or another split"):
         search(plan(1), Split.by_ratio(split.data, rng=1), shop(tmp_path))
 
 

@@ -270,13 +270,19 @@ def _check_facts(study: Study, plan: SearchPlan, sealed: Split, path: Path) -> N
         "fixed": json.dumps(dict(plan.fixed or {}), sort_keys=True),
         "seed": plan.seed,
     }
+    in_words = {
+        "split": "other data or another split",
+        "space": "another space",
+        "fixed": "other settings (--set)",
+        "seed": "another seed (--seed)",
+    }
     known = study.user_attrs.get("facts", facts)
     if known != facts:
         raise ConfigError(
-            f"{path} holds a search with another "
-            + " and ".join(key for key in facts if facts[key] != known.get(key)),
+            f"{path} holds a search with "
+            + " and ".join(in_words[key] for key in facts if facts[key] != known.get(key)),
             wanted="the search that was begun there",
-            fix="Choose another folder with --out",
+            fix="Give what it was begun with, or choose another folder with --out",
         )
     study.set_user_attr("facts", facts)
 
