@@ -9,6 +9,7 @@ import pytest
 
 from triptych.cli.app import run
 from triptych.testing import toy_dataset
+from triptych.training.recipe import find_recipe
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def data(tmp_path: Path) -> Path:
     ("second", "message"),
     [
         ("ranges.toml", "no grid can go through"),
-        ("lightgcn", "two spaces of one model among lightgcn, lightgcn"),
+        ("lightgcn", "two spaces of lightgcn among lightgcn, lightgcn"),
     ],
 )
 def test_a_mistake_in_the_second_space_is_told_before_the_first_is_searched(
@@ -35,6 +36,34 @@ def test_a_mistake_in_the_second_space_is_told_before_the_first_is_searched(
     assert run(words) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not Path("found").exists()
+
+
+def test_a_recipe_with_a_plugin_is_searched_and_its_best_can_be_compared(data: Path, tmp_path: Path, capsys):
+    """What the recipe sets stays, the values of its plug-in are searched, and the recipe found has both."""
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'model = "vbpr"\nsource = "me"\n[settings]\nreg_weight = 0.25\nmetric = "recall@2"\nepochs = 2\n'
+    )
+    out = tmp_path / "found"
+    options = ["--data", str(data), "--out", str(out), "--json"]
+    assert run(["search", f"{recipe}+sand", "--trials", "3", "--sampler", "random", *options]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["searches"]
+    assert (found["model"], found["plugins"], found["recipe"]) == (
+        "vbpr",
+        ["sand"],
+        str(out / "vbpr-sand-toy.toml"),
+    )
+    assert [trial["state"] for trial in found["trials"]] == ["done"] * 3
+    assert found["trials"][0]["settings"] == {}
+    searched = {"sand.align_weight", "sand.distance_weight", "sand.temperature"}
+    assert all(trial["settings"].keys() == searched for trial in found["trials"][1:])
+    best = find_recipe(found["recipe"])
+    assert best.name == "vbpr+sand"
+    assert best.settings == found["best"]
+    assert best.settings["reg_weight"] == 0.25
+    assert run(["compare", found["recipe"], "--seeds", "1", "-k", "2", *options]) == 0
+    (system,) = json.loads(capsys.readouterr().out)["systems"]
+    assert system["valid"]["recall@2"]["mean"] == pytest.approx(found["best_value"])
 
 
 def test_a_damaged_journal_is_an_error_in_json(data: Path, tmp_path: Path, capsys):

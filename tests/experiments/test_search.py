@@ -247,7 +247,10 @@ def test_another_space_seed_or_split_does_not_mix_with_what_is_there(split: Spli
     for other, what in (
         (plan(1, space(n_layers=(1,))), "another space;"),
         (plan(1, seed=2), r"another seed \(--seed\);"),
-        (SearchPlan(space(), 1, fixed={**QUICK, "epochs": 4}), r"other settings \(--set\);"),
+        (
+            SearchPlan(space(), 1, fixed={**QUICK, "epochs": 4}),
+            r"other settings \(--set, or of the recipe\);",
+        ),
     ):
         with pytest.raises(ConfigError, match=f"holds a search with {what}"):
             search(other, split, shop(tmp_path))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from triptych.errors import ConfigError
+from triptych.errors import ConfigError, StorageError
 from triptych.models.registry import models
-from triptych.training.space import Range, read_space, shipped_space
+from triptych.training.space import Range, find_space, read_space, shipped_space
 
 SPACE = """
 model = "lightgcn"
@@ -49,6 +51,9 @@ def test_points_are_all_combinations():
         ("[1, 2]", "{low = 1, high = 3.0}", "'n_layers' ranges over the fractions from 1 to 3.0"),
         ("n_layers = [1, 2]", 'metric = ["recall@20", "ndcg@20"]', "with --set metric=VALUE"),
         ("n_layers = [1, 2]", "metric_decimals = [4]", "one measure for all trials"),
+        ("n_layers", "sand.align_weight", 'Write model = "lightgcn+sand"'),
+        ('"lightgcn"', '"vbpr-baby.toml+sand"', "no setting 'n_layers'"),
+        ('"lightgcn"', '"lightgcn"\nplugins = "sand"', "perhaps plugins = [NAMES]"),
         ('"lightgcn"', '"lightgnc"', "Did you mean 'lightgcn'"),
         ("[space]", "[spaces]", "Did you mean 'space'"),
         ("[1, 2]", "[1, 2", "no TOML"),
@@ -72,3 +77,46 @@ def test_ranges_are_read_and_have_no_grid():
     assert not Range(1, 4.5).whole
     with pytest.raises(ConfigError, match="no grid can go through"):
         list(space.points())
+
+
+def test_a_recipe_is_searched_where_it_leaves_something_open():
+    """vbpr-baby.toml sets reg_weight, all that VBPR's own space has values of."""
+    space = find_space("vbpr-baby.toml+sand")
+    own = shipped_space("sand").values
+    assert (space.name, space.settings) == ("vbpr+sand", {"reg_weight": 1.0})
+    assert space.values == {f"sand.{name}": own[name] for name in own if name != "learning_rate"}
+    for recipe in list(space.points())[:3]:
+        configs = recipe.configs()
+        assert configs.model.model_dump()["reg_weight"] == 1.0
+        assert configs.plugins["sand"].model_dump()["align_weight"] == recipe.settings["sand.align_weight"]
+    assert find_space("vbpr+sand").values == {**shipped_space("vbpr").values, **space.values}
+    assert find_space("vbpr") == shipped_space("vbpr")
+    with pytest.raises(ConfigError, match="sets all that its search space has values of, reg_weight"):
+        find_space("vbpr-baby.toml")
+    with pytest.raises(ConfigError, match="Did you mean 'sand'"):
+        find_space("vbpr+sandd")
+
+
+@pytest.mark.parametrize(
+    "head", ['model = "vbpr-baby.toml+sand"', 'model = "vbpr-baby.toml"\nplugins = ["sand"]']
+)
+def test_a_space_names_recipe_and_plugins_and_searches_what_it_likes(tmp_path: Path, head: str):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        f"{head}\n[space]\nreg_weight = [0.1, 1.0]\nsand.align_weight = {{low = 0.01, high = 1.0, log = true}}\n"
+        "sand.distance_weight = [0.1]\n"
+    )
+    space = find_space(str(file))
+    assert (space.model, space.plugins, space.settings) == ("vbpr", ("sand",), {"reg_weight": 1.0})
+    assert space.values == {
+        "reg_weight": (0.1, 1.0),
+        "sand.align_weight": Range(0.01, 1.0, log=True),
+        "sand.distance_weight": (0.1,),
+    }
+    assert space.recipe({"reg_weight": 0.1}).settings == {"reg_weight": 0.1}
+    assert find_space(f"{file}+ksi").name == "vbpr+sand+ksi"
+
+
+def test_the_recipe_of_a_space_must_be_there():
+    with pytest.raises(StorageError, match=r"there is no recipe nowhere\.toml"):
+        read_space(SPACE.replace("lightgcn", "nowhere.toml"), "s.toml")

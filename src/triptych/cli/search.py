@@ -35,15 +35,18 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: `triptych search lightgcn freedom --data data/shop --trials 20`")
 def search(
-    models: Annotated[
+    systems: Annotated[
         list[str],
         typer.Argument(
-            help="Models, each with the space that comes with it, or files of spaces: FILE.toml.",
-            metavar="MODEL...",
+            help="Models or recipes, perhaps with plug-ins: MODEL+PLUGIN, each with the values that come "
+            "with it for what it leaves open; or files of spaces.",
+            metavar="SYSTEM...",
         ),
     ],
     data: DataOption,
-    trials: Annotated[int, typer.Option(help="Of each model, the defaults among them.")] = 20,
+    trials: Annotated[
+        int, typer.Option(help="Of each system, the defaults, or the recipe's settings, among them.")
+    ] = 20,
     settings: Settings = None,
     seed: Seed = 1,
     sampler: Annotated[
@@ -80,21 +83,22 @@ def search(
     fixed = parse_settings(settings or [])
     plans = [
         SearchPlan(
-            find_space(model),
+            find_space(system),
             trials,
             read_choice("--sampler", sampler, ("tpe", "random", "grid")),
             read_choice("--pruner", pruner, ("none", "median", "halving")),
             seed,
             fixed,
         )
-        for model in models
+        for system in systems
     ]
     for plan in plans:  # all of them, before the first is worked on
         check_plan(plan)
-    if len(names := [plan.space.model for plan in plans]) > len(set(names)):
+    names = [plan.space.name for plan in plans]
+    if len(names) > len(set(names)):
         raise ConfigError(
-            f"two spaces of one model among {', '.join(models)}",
-            wanted="one search of a model in a folder",
+            f"two spaces of {max(names, key=names.count)} among {', '.join(systems)}",
+            wanted="one search of a system in a folder",
             fix="Search them in two calls, with two --out folders",
         )
     bench = Bench(
@@ -128,7 +132,7 @@ def _print_search(result: SearchResult, recipe: Path) -> None:
     )
     fields = list(dict.fromkeys(name for trial in done for name in trial.settings))
     print_table(
-        f"{result.model} on {result.data}: {len(states)} trials, {states.count('pruned')} stopped early, "
+        f"{result.name} on {result.data}: {len(states)} trials, {states.count('pruned')} stopped early, "
         f"{states.count('failed')} failed; the best of them by validation {result.metric}",
         ["trial", result.metric, "best epoch", *fields],
         [

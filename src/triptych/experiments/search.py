@@ -1,8 +1,8 @@
 """Search for settings: Optuna proposes, validation decides, and no test pair is ever there.
 
-The trials of a model are kept in `search/MODEL.journal` of an experiment's folder. Several processes may
-work on one: each takes the next trial, and what a process that died had begun is tried again by the next
-call, from its last checkpoint. The defaults are always tried first.
+The trials of a model, perhaps with plug-ins, are kept in `search/MODEL.journal` of an experiment's folder.
+Several processes may work on one: each takes the next trial, and what a process that died had begun is tried
+again by the next call, from its last checkpoint. The defaults, or the recipe as it is, are tried first.
 
 Needs the extra `search`: `pip install "triptych[search]"`.
 """
@@ -60,12 +60,27 @@ class SearchResult(BaseModel):
     metric: str
     seed: int
     best: dict[str, Any]
-    """The settings with the best validation value, those that were set for all trials among them."""
+    """The settings with the best validation value, those of all trials and of the recipe among them."""
     best_value: float
     importance: dict[str, float]
     """Share of the differences between trials that each setting explains (fANOVA), largest first; empty with
     fewer than four finished trials beside the defaults."""
     trials: list[SearchTrial]
+    plugins: tuple[str, ...] = ()
+    """What was attached to the model."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, and its plug-ins': "freedom+sand"."""
+        return self.recipe.name
+
+    @property
+    def recipe(self) -> Recipe:
+        """The best settings."""
+        source = (
+            f"best of {len(self.trials)} trials by validation {self.metric} on {self.data}, seed {self.seed}"
+        )
+        return Recipe(self.model, self.best, source, self.plugins)
 
 
 def search(
@@ -106,13 +121,10 @@ def write_search(result: SearchResult, folder: Path) -> Path:
 
     Returns: the recipe's file.
     """
-    write_json(folder / f"search-{result.model}.json", result.model_dump(mode="json"))
-    source = (
-        f"best of {len(result.trials)} trials by validation {result.metric} on {result.data}, "
-        f"seed {result.seed}"
-    )
-    recipe = folder / f"{result.model}-{result.data}.toml"
-    write_text(recipe, Recipe(result.model, result.best, source).to_toml())
+    write_json(folder / f"search-{result.name}.json", result.model_dump(mode="json"))
+    called = f"{result.name}-{result.data}".replace("+", "-")  # behind a + commands expect plug-ins
+    recipe = folder / f"{called}.toml"
+    write_text(recipe, result.recipe.to_toml())
     return recipe
 
 
@@ -283,17 +295,18 @@ def _result(plan: SearchPlan, sealed: Split, points: Points) -> SearchResult:
     if not done:
         errors = [trial.error for trial in trials if trial.error] or ["no trial was begun"]
         raise TrainingError(
-            f"none of {len(trials)} trials of {plan.space.model} ended: {errors[0]}",
+            f"none of {len(trials)} trials of {plan.space.name} ended: {errors[0]}",
             wanted="at least one finished trial",
             fix="Mend what failed, or search other values",
         )
     best = max(done, key=lambda trial: (trial.value or 0.0, -points.first_number(trial)))
     return SearchResult(
         model=plan.space.model,
+        plugins=plan.space.plugins,
         data=sealed.data.name,
         metric=plan.metric,
         seed=plan.seed,
-        best={**(plan.fixed or {}), **best.user_attrs["point"]},
+        best={**plan.settings, **best.user_attrs["point"]},
         best_value=float(best.value or 0.0),
         importance=_importance(points.study, [trial for trial in done if trial.params]),
         trials=trials,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 from triptych.data.split import Split
 from triptych.errors import ConfigError, StorageError, TrainingError
 from triptych.experiments.jobs import Job
-from triptych.training.recipe import Recipe
 from triptych.training.space import Range, SearchSpace
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class SearchPlan:
     """How to search.
 
     Args:
-        space: of which model, and what to try.
+        space: of which model with which plug-ins, and what to try.
         n_trials: at most so many, the defaults among them; a grid may have fewer points.
         sampler: "tpe" learns from earlier trials (Bergstra et al. 2011), "random" does not, "grid" tries
             every combination in a random order.
@@ -62,7 +61,7 @@ class SearchPlan:
             among the best quarter of those that came as far. Either lets ten evaluations go by first, or half
             of them, if epochs end before twenty.
         seed: of every training, and of what is proposed.
-        fixed: settings of all trials.
+        fixed: settings of all trials, beside those of the space.
     """
 
     space: SearchSpace
@@ -74,8 +73,13 @@ class SearchPlan:
 
     def job(self, settings: Mapping[str, Any]) -> Job:
         """Make the training of a point."""
-        source = f"search of {self.space.model}: {self.space.source}"
-        return Job(Recipe(self.space.model, {**(self.fixed or {}), **settings}, source), self.seed)
+        source = f"search of {self.space.name}: {self.space.source}"
+        return Job(replace(self.space.recipe({**(self.fixed or {}), **settings}), source=source), self.seed)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all trials have, unless it is searched."""
+        return {**self.space.settings, **(self.fixed or {})}
 
     def key(self, settings: Mapping[str, Any]) -> str:
         """Name a point by what it trains, so that the defaults and their point of a grid are one."""
@@ -108,14 +112,14 @@ class Points:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        path = folder / "search" / f"{plan.space.model}.journal"
+        path = folder / "search" / f"{plan.space.name}.journal"
         self._plan, self._locks = plan, path.with_suffix(".locks")
         self._locks.mkdir(parents=True, exist_ok=True)
         self._alone = FileLock(self._locks / "next.lock")
         with self._alone:
             self.study = optuna.create_study(
                 storage=_open_journal(path, FileLock(self._locks / "journal.lock")),
-                study_name=plan.space.model,
+                study_name=plan.space.name,
                 direction="maximize",
                 load_if_exists=True,
                 pruner=_pruner(plan),
@@ -267,13 +271,13 @@ def _check_facts(study: Study, plan: SearchPlan, sealed: Split, path: Path) -> N
     facts = {
         "split": sealed.content_hash,
         "space": {name: str(values) for name, values in plan.space.values.items()},
-        "fixed": json.dumps(dict(plan.fixed or {}), sort_keys=True),
+        "fixed": json.dumps(plan.settings, sort_keys=True),
         "seed": plan.seed,
     }
     in_words = {
         "split": "other data or another split",
         "space": "another space",
-        "fixed": "other settings (--set)",
+        "fixed": "other settings (--set, or of the recipe)",
         "seed": "another seed (--seed)",
     }
     known = study.user_attrs.get("facts", facts)

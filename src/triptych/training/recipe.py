@@ -50,6 +50,9 @@ _UNREAD = {
 }
 """What a model does in an epoch -> settings of the loop that change nothing."""
 
+RECIPE_KEYS = {"model", "source", "plugins", "settings"}
+"""What a recipe's file may hold."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -204,15 +207,14 @@ def read_recipe(text: str, name: str) -> Recipe:
         ConfigError: it is no TOML, or has other keys than model, source and settings.
     """
     content = parse_toml(text, name, wanted="a recipe")
-    keys = ["model", "source", "plugins", "settings"]
-    unknown = sorted(content.keys() - set(keys))
+    unknown = sorted(content.keys() - RECIPE_KEYS)
     settings, plugins = content.get("settings", {}), content.get("plugins", [])
     listed = isinstance(plugins, list) and all(isinstance(plugin, str) for plugin in plugins)
     if unknown or not isinstance(content.get("model"), str) or not isinstance(settings, dict) or not listed:
         raise ConfigError(
             f"{name} holds the keys {', '.join(content) or 'none'}",
             wanted="model = NAME, source = TEXT, perhaps plugins = [NAMES], and a table [settings]",
-            fix=nearest(unknown[0], keys) if unknown else "Add what is missing, or mend its kind",
+            fix=nearest(unknown[0], RECIPE_KEYS) if unknown else "Add what is missing, or mend its kind",
         )
     for plugin in plugins:  # `sand.align_weight = 0.1` is a table within a table to TOML
         of_plugin = settings.pop(plugin, {})
