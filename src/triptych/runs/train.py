@@ -18,7 +18,7 @@ from triptych.evaluation.ranking import Masked, check_lengths, check_metric, eva
 from triptych.files import check_room, home_in, only_process
 from triptych.memory import limited_to, require_memory, restart_peak
 from triptych.models.base import ModelConfig, ModelInputs, Recommender
-from triptych.models.plugins.base import PluginConfig, create_plugged_in, make_plugin_configs
+from triptych.models.plugins.base import PluginConfig, create_plugged_in, make_plugin_configs, named_once
 from triptych.models.registry import make_config, model_entry, model_entry_of
 from triptych.runs.record import RunRecord, current_versions
 from triptych.runs.run import Run, open_test
@@ -103,7 +103,7 @@ def train(
     seed = index(seed)
     if isinstance(model, str):
         model, *attached = model.split("+")
-        plugins = {name: {} for name in attached} | dict(plugins or {})
+        plugins = {name: {} for name in named_once(attached)} | dict(plugins or {})
         model_config = make_config(model_entry(model).config, settings or {})
     else:
         model_config = model

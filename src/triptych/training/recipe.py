@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from triptych.errors import ConfigError, StorageError, nearest
 from triptych.models.base import ModelConfig
-from triptych.models.plugins.base import PluginConfig, make_plugin_configs, plugin_entry
+from triptych.models.plugins.base import PluginConfig, make_plugin_configs, named_once, plugin_entry
 from triptych.models.registry import make_config, model_entry
 from triptych.training.config import TrainConfig
 
@@ -81,8 +81,12 @@ class Recipe:
         return replace(self, settings={**self.settings, **settings})
 
     def with_plugins(self, names: Iterable[str]) -> Recipe:
-        """Attach plug-ins, beside those there are."""
-        return replace(self, plugins=tuple(dict.fromkeys([*self.plugins, *names])))
+        """Attach plug-ins, beside those there are.
+
+        Raises:
+            ConfigError: one is there already.
+        """
+        return replace(self, plugins=named_once([*self.plugins, *names]))
 
     def to_toml(self) -> str:
         """Write it as a recipe file."""
@@ -225,7 +229,7 @@ def read_recipe(text: str, name: str) -> Recipe:
                 fix="Name the field",
             )
         settings |= {f"{plugin}.{field_name}": value for field_name, value in of_plugin.items()}
-    return Recipe(content["model"], settings, str(content.get("source", "")), tuple(plugins))
+    return Recipe(content["model"], settings, str(content.get("source", "")), named_once(plugins))
 
 
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:

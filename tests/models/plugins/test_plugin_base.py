@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from triptych.data.split import Split
-from triptych.errors import ConfigError
+from triptych.errors import ConfigError, ModelError
 from triptych.models.base import (
     Group,
     Losses,
+    ModelConfig,
     ModelInputs,
     Recommender,
     Step,
@@ -24,6 +25,7 @@ from triptych.models.base import (
 )
 from triptych.models.bm3 import BM3Config
 from triptych.models.freedom import FREEDOMConfig
+from triptych.models.ksi import KSIConfig
 from triptych.models.layergcn import LayerGCNConfig
 from triptych.models.lightgcn import LightGCNConfig
 from triptych.models.plugins.base import (
@@ -41,7 +43,7 @@ from triptych.scorer import Embeddings
 from triptych.testing.contract import RecommenderContract
 from triptych.testing.data import toy_dataset
 from triptych.training.config import TrainConfig
-from triptych.training.recipe import Recipe, read_recipe
+from triptych.training.recipe import Recipe, find_recipe, read_recipe
 
 
 class StretchConfig(PluginConfig):
@@ -222,18 +224,75 @@ def test_settings_of_plugins_that_are_not_attached_are_refused():
         Recipe("lightgcn", {"stretch.fctor": 1.0}, plugins=("stretch",)).configs()
 
 
-def test_plugins_act_in_the_order_given(split: Split):
-    @register_plugin("add", PluginConfig, paper="made up", year=2000)
-    class Add(Plugin):
-        def refine(self, host: Recommender, embeddings: Embeddings) -> Embeddings:
-            return Embeddings(embeddings.users, embeddings.items + 1)
+class Shifted(Plugin):
+    """Ranks by other vectors than it learns by."""
 
-    def items(order: list[str]) -> Tensor:
-        return build(split, LightGCNConfig(embedding_dim=8), {name: {} for name in order}).embeddings().items
+    def __init__(self, config: PluginConfig, inputs: ModelInputs, host: Recommender) -> None:
+        super().__init__(config, inputs, host)
+        self.shift = nn.Parameter(torch.zeros(()))
 
-    torch.testing.assert_close(
-        items(["stretch", "add"]) - items(["add", "stretch"]), -torch.ones(split.n_items, 8)
+    def refine(self, host: Recommender, embeddings: Embeddings) -> Embeddings:
+        return Embeddings(embeddings.users, embeddings.items + self.shift)
+
+
+def test_what_ranks_must_be_what_learns(split: Split):
+    host = create_plugged_in(LightGCNConfig(embedding_dim=8), {}, ModelInputs.from_split(split))
+    plugin = Shifted(PluginConfig(), ModelInputs.from_split(split), host)
+    with pytest.raises(
+        ModelError, match="'shifted' changes the vectors that rank, and its losses are none"
+    ) as of:
+        list(PluggedIn(host, {"shifted": plugin}).batch_steps(batch_of(split)))
+    assert "in the place of the host's: 'bpr'." in str(of.value), "not any other term of the host"
+
+    class Squared(Shifted):
+        def losses(self, host: Recommender, batch: Triplets) -> Losses:
+            return {"reg": self.shift.square()}
+
+    plugin = Squared(PluginConfig(), ModelInputs.from_split(split), host)
+    with pytest.raises(ModelError, match="its losses are 'reg'"):
+        list(PluggedIn(host, {"squared": plugin}).batch_steps(batch_of(split)))
+
+
+def test_a_host_whose_ranking_term_has_another_name_may_be_refined(split: Split):
+    class Other(Recommender):
+        def embeddings(self) -> Embeddings:
+            return Embeddings(torch.ones(split.n_users, 1), torch.ones(split.n_items, 1))
+
+        def loss(self, batch: Triplets) -> Losses:
+            return {"rank": torch.ones(())}
+
+    class Ranked(Shifted):
+        def losses(self, host: Recommender, batch: Triplets) -> Losses:
+            return {"rank": self.refine(host, host.embeddings()).items.mean()}
+
+    inputs = ModelInputs.from_split(split)
+    host = Other(ModelConfig(), inputs)
+    (step,) = PluggedIn(host, {"ranked": Ranked(PluginConfig(), inputs, host)}).batch_steps(batch_of(split))
+    assert step.losses["rank"].requires_grad
+
+
+def test_two_plugins_that_change_the_ranking_are_refused(split: Split):
+    both = {"stretch": {}, "ksi": {"n_neighbors": 3}}
+    for order in (list(both), list(reversed(both))):
+        with pytest.raises(ConfigError, match=f"'{order[0]}' and '{order[1]}' both change the vectors"):
+            build(split, LightGCNConfig(embedding_dim=8), {name: both[name] for name in order})
+    unfused = both | {"ksi": {"use_structure": False}}
+    (*_, step) = build(split, LightGCNConfig(embedding_dim=8), unfused).batch_steps(batch_of(split))
+    assert list(step.losses) == ["bpr", "reg", "stretch", "ksi_semantic"]
+
+
+def test_a_plugin_that_is_there_already_is_refused(split: Split):
+    with pytest.raises(ConfigError, match="'ksi' on a model with 'ksi' in it already"):
+        build(split, KSIConfig(embedding_dim=8, n_neighbors=3), {"ksi": {"n_neighbors": 3}})
+    twice = (
+        lambda: find_recipe("lightgcn+ksi+ksi"),
+        lambda: find_recipe("lightgcn+ksi").with_plugins(["ksi"]),
+        lambda: read_recipe('model = "lightgcn"\nplugins = ["ksi", "ksi"]', "r.toml"),
+        lambda: train("lightgcn+ksi+ksi", split, device="cpu"),
     )
+    for name_it in twice:
+        with pytest.raises(ConfigError, match="'ksi' is named twice"):
+            name_it()
 
 
 def test_terms_of_a_plugin_weigh_as_those_of_its_host():

@@ -2,7 +2,8 @@
 
 A plug-in sees its host through the contract of models alone: `embeddings()`, `modality_embeddings()`,
 `id_embeddings()`. It may add loss terms, optimiser steps, parameter groups, work at the start of an
-epoch, graphs, and may change the vectors that rank. It never changes the host, and knows no host's name.
+epoch, graphs, and may change the vectors that rank, if it says what ranks by them: see `Plugin.refine`. It
+never changes the host, and knows no host's name.
 
 ```python
 @register_plugin("centred", CentredConfig, paper="...", year=2026)
@@ -62,6 +63,11 @@ class Plugin(nn.Module):
         super().__init__()
         self.config = config
 
+    @property
+    def refines(self) -> bool:
+        """Whether `refine` changes the vectors that rank: where it is overridden, unless settings say no."""
+        return type(self).refine is not Plugin.refine
+
     def losses(self, host: Recommender, batch: Triplets) -> Losses:
         """Name the terms to minimise beside the host's; one named like a term of the host replaces it.
 
@@ -70,7 +76,12 @@ class Plugin(nn.Module):
         return {}
 
     def refine(self, host: Recommender, embeddings: Embeddings) -> Embeddings:
-        """Change the vectors that rank; those given are the host's, or an earlier plug-in's."""
+        """Change the vectors that rank; those given are the host's.
+
+        The host's own ranking loss does not know of it. So `losses` has to give a term in its place, under
+        its name, "bpr" in most hosts, of `refine(host, host.embeddings())`: what ranks is then what learns.
+        Of the plug-ins of one host one may refine.
+        """
         return embeddings
 
     def batch_steps(self, host: Recommender, batch: Triplets) -> Iterator[Step]:
@@ -95,6 +106,9 @@ class PluggedIn(Recommender):
     Args:
         host: the model.
         plugins: name -> plug-in, in the order in which they act.
+
+    Raises:
+        ConfigError: two of them change the vectors that rank, and each would learn without the other.
     """
 
     def __init__(self, host: Recommender, plugins: Mapping[str, Plugin]) -> None:
@@ -103,9 +117,16 @@ class PluggedIn(Recommender):
         self.negatives = host.negatives
         self.host = host
         self.plugins = nn.ModuleDict(dict(plugins))
+        refining = [name for name, plugin in self._attached() if plugin.refines]
+        if len(refining) > 1:
+            raise ConfigError(
+                f"the plug-ins '{refining[0]}' and '{refining[1]}' both change the vectors that rank",
+                wanted="one that does, as each ranks the host's own vectors while it learns",
+                fix="Leave one of them out",
+            )
 
     def embeddings(self) -> Embeddings:
-        """Embed as the host does, refined by each plug-in in turn."""
+        """Embed as the host does, refined by the plug-in that refines, if any."""
         embeddings = self.host.embeddings()
         for _, plugin in self._attached():
             embeddings = plugin.refine(self.host, embeddings)
@@ -123,7 +144,10 @@ class PluggedIn(Recommender):
                 losses, scale = dict(step.losses), self.host.loss_scale(batch)
                 given: dict[str, str] = {}
                 for plugin_name, plugin in self._attached():
-                    for name, term in plugin.losses(self.host, batch).items():
+                    terms = plugin.losses(self.host, batch)
+                    if plugin.refines:
+                        _require_ranking(plugin_name, terms, step)
+                    for name, term in terms.items():
                         other = given.setdefault(name, plugin_name)
                         if other != plugin_name:
                             raise ModelError(
@@ -169,6 +193,19 @@ class PluggedIn(Recommender):
         for name, plugin in self.plugins.items():
             assert isinstance(plugin, Plugin)
             yield name, plugin
+
+
+def _require_ranking(plugin: str, terms: Losses, step: Step) -> None:
+    """Refuse a plug-in whose refined vectors rank while the host's own learn."""
+    ranking = {"bpr"} & step.losses.keys() or step.losses.keys()
+    if not ranking & terms.keys():
+        raise ModelError(
+            f"the plug-in '{plugin}' changes the vectors that rank, and its losses are "
+            + (", ".join(f"'{name}'" for name in terms) or "none"),
+            wanted="one that ranks by these vectors in the place of the host's: "
+            + " or ".join(f"'{name}'" for name in ranking),
+            fix="Return it from losses(), of refine(host, host.embeddings()), or leave refine() as it is",
+        )
 
 
 def _named_after(plugin: str, step: Step) -> Step:
@@ -255,6 +292,21 @@ def make_plugin_configs(
     }
 
 
+def named_once(names: Iterable[str]) -> tuple[str, ...]:
+    """List the plug-ins to attach.
+
+    Raises:
+        ConfigError: one is named twice.
+    """
+    listed = tuple(names)
+    for name in listed:
+        if listed.count(name) > 1:
+            raise ConfigError(
+                f"the plug-in '{name}' is named twice", wanted="each once", fix="Leave one of them out"
+            )
+    return listed
+
+
 def create_plugged_in(
     config: ModelConfig, plugin_configs: Mapping[str, PluginConfig], inputs: ModelInputs
 ) -> Recommender:
@@ -271,13 +323,17 @@ def create_plugged_in(
     host = create_model(config, inputs)
     if not plugin_configs:
         return host
-    if type(host).scorer is not Recommender.scorer:
-        raise ConfigError(
-            f"the plug-in '{next(iter(plugin_configs))}' on a model with a scorer of its own",
-            wanted="a model that ranks by embeddings(), which plug-ins refine",
-            fix="Leave the plug-in out, or choose another model",
-        )
-    attached = {
-        name: plugin_entry(name).plugin(settings, inputs, host) for name, settings in plugin_configs.items()
-    }
-    return PluggedIn(host, attached)
+    kinds = {name: plugin_entry(name).plugin for name in plugin_configs}
+    for name, kind in kinds.items():
+        refused = None
+        if type(host).scorer is not Recommender.scorer:
+            refused = "a scorer of its own", "a model that ranks by embeddings(), which plug-ins refine"
+        elif any(isinstance(part, kind) for part in host.modules()):
+            refused = f"'{name}' in it already", "a model without"
+        if refused is not None:
+            raise ConfigError(
+                f"the plug-in '{name}' on a model with {refused[0]}",
+                wanted=refused[1],
+                fix="Leave the plug-in out, or choose another model",
+            )
+    return PluggedIn(host, {name: kinds[name](of, inputs, host) for name, of in plugin_configs.items()})

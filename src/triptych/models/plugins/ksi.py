@@ -148,6 +148,10 @@ class KSIPlugin(Plugin):
         if config.use_semantics and config.semantic_weight > 0:
             self.retrieval = make_retrieval(config, [features[m] for m in self.asked], dim)
 
+    @property
+    def refines(self) -> bool:
+        return self.fuses
+
     def epoch_steps(self, host: Recommender, epoch: int) -> Iterable[Step]:
         if self.retrieval is not None:
             self.retrieval.draw()
