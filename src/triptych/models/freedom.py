@@ -15,6 +15,7 @@ Raw features stay frozen (the authors' code trains them; `train_features` does s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -67,6 +68,10 @@ class FREEDOM(Recommender):
     """LightGCN's vectors plus those of alike items."""
 
     item_graphs = True
+    ways_out: ClassVar = {
+        "modality_embeddings": "Give FREEDOM its loss on features, which has them: "
+        "--set feature_loss_weight=0.001, or the recipe freedom-baby.toml"
+    }
     config: FREEDOMConfig
     adj: SparseGraph
     item_adj: SparseGraph

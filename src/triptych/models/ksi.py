@@ -17,7 +17,7 @@ paper prints no regulariser either, where LATTICE has one of 1e-5.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -57,6 +57,7 @@ class KSI(Recommender):
     """A collaborative model whose items take in what those alike are, and are asked for their content."""
 
     item_graphs = True
+    ways_out: ClassVar = {"modality_embeddings": "Leave use_structure on: they are those of item graphs"}
     config: KSIConfig
 
     def __init__(self, config: KSIConfig, inputs: ModelInputs) -> None:

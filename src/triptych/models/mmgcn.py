@@ -20,7 +20,7 @@ has there what its users and e tell of it.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -67,6 +67,7 @@ class MMGCNConfig(ContentConfig):
 class MMGCN(Recommender):
     """One graph network for each modality, with a vector for each node that all of them share."""
 
+    ways_out: ClassVar = {"id_embeddings": "Let MMGCN learn them: --set train_id=true"}
     config: MMGCNConfig
     adj: SparseGraph
     shared: Tensor  # (U+I, D)
@@ -104,6 +105,9 @@ class MMGCN(Recommender):
             modality: self._split(nodes).items
             for modality, nodes in zip(self.features.dims, self._by_modality(), strict=True)
         }
+
+    def id_embeddings(self) -> Embeddings | None:
+        return self._split(self.shared) if self.config.train_id else None
 
     def score_parts(self) -> dict[str, Embeddings]:
         users, parts = self.embeddings().users, self.modality_embeddings()

@@ -489,8 +489,15 @@ def test_a_modality_of_graphs_alone_has_structure_but_no_semantics(split: Split)
 
 
 def test_hosts_without_ids_and_without_negatives_are_refused(split: Split):
-    with pytest.raises(ConfigError, match="MMGCN learns no vectors of users and items"):
+    with pytest.raises(
+        ConfigError, match="MMGCN with these settings learns no vectors of users and"
+    ) as caught:
         build(split, MMGCNConfig(embedding_dim=4))
+    assert "--set train_id=true" in str(caught.value)
+    model, plugin = build(split, MMGCNConfig(embedding_dim=4, train_id=True))
+    assert torch.equal(torch.cat(plugin.look(model.host).ids), model.host.shared)
+    (towards_ids,) = torch.autograd.grad(plugin.losses(model.host, BATCH)["ksi_semantic"], model.host.shared)
+    assert towards_ids.any()
     with pytest.raises(ConfigError, match="BM3 samples no items"):
         build(split, BM3Config(embedding_dim=4))
     model, plugin = build(split, BM3Config(embedding_dim=4), use_structure=False)

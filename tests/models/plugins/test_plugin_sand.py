@@ -17,6 +17,7 @@ from triptych.models.base import ModelConfig, ModelInputs, Recommender, Triplets
 from triptych.models.bm3 import BM3Config
 from triptych.models.freedom import FREEDOMConfig
 from triptych.models.grcn import GRCNConfig
+from triptych.models.ksi import KSIConfig
 from triptych.models.lightgcn import LightGCNConfig
 from triptych.models.mgcn import MGCNConfig
 from triptych.models.plugins.base import PluggedIn, create_plugged_in, make_plugin_configs
@@ -218,13 +219,35 @@ def test_the_host_is_asked_once_for_the_losses_and_once_for_all_inner_steps(spli
 
 
 def test_hosts_without_vectors_of_modalities_are_refused(split: Split):
-    for config, name in (
-        (LightGCNConfig(embedding_dim=8), "LightGCN"),
-        (FREEDOMConfig(embedding_dim=8, n_neighbors=3), "FREEDOM"),
+    for config, name, way in (
+        (LightGCNConfig(embedding_dim=8), "LightGCN", "such as VBPR"),
+        (FREEDOMConfig(embedding_dim=8, n_neighbors=3), "FREEDOM", "--set feature_loss_weight=0.001, or"),
+        (KSIConfig(embedding_dim=8, use_structure=False), "KSI", "Leave use_structure on"),
     ):
         with pytest.raises(ConfigError, match=f"{name} with these settings gives no vectors") as caught:
             build(split, config)
-        assert "feature_loss_weight is 0" in str(caught.value)
+        assert way in str(caught.value)
+
+
+def test_what_freedom_ranks_by_learns_of_its_maps_alone(split: Split):
+    """As its docstring and the table of the paper say."""
+    model = build(split, HOSTS["freedom"])
+    terms = plugin_of(model).losses(model.host, BATCH)
+    sum(terms.values()).backward()
+    reached = {name for name, p in model.host.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached
+    assert all(name.startswith("project.") for name in reached)
+    assert not any(name.startswith("project.") for name in gradients_of_ranking(model.host))
+
+
+def gradients_of_ranking(host: Recommender) -> set[str]:
+    users, items = host.embeddings()
+    found = torch.autograd.grad(users.sum() + items.sum(), list(host.parameters()), allow_unused=True)
+    return {
+        name
+        for (name, _), gradient in zip(host.named_parameters(), found, strict=True)
+        if gradient is not None
+    }
 
 
 def test_vectors_that_cannot_be_halved_are_refused(split: Split):

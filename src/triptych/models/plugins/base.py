@@ -97,6 +97,15 @@ class Plugin(nn.Module):
         return {"main": Group(list(self.parameters()))}
 
 
+def way_out(host: Recommender, method: str, otherwise: str) -> str:
+    """Say what to do about a method of the host that gives nothing.
+
+    A model whose settings decide on it says which do, as `ways_out`: name of the method -> what to do.
+    """
+    ways: Mapping[str, str] = getattr(host, "ways_out", {})
+    return ways.get(method, otherwise)
+
+
 class PluggedIn(Recommender):
     """A model with plug-ins, which is a model again.
 

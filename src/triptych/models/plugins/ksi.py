@@ -48,7 +48,7 @@ from triptych.data.features import ItemFeatures
 from triptych.errors import ConfigError
 from triptych.losses import bpr_loss
 from triptych.models.base import Losses, ModelInputs, Recommender, Step, Triplets, batch_rows, pair_scores
-from triptych.models.plugins.base import Plugin, PluginConfig, register_plugin
+from triptych.models.plugins.base import Plugin, PluginConfig, register_plugin, way_out
 from triptych.nn.correlation import Scaling, identity_loss
 from triptych.nn.item_encoder import ItemEncoder, ItemGNN
 from triptych.nn.principal import principal_components
@@ -122,9 +122,9 @@ class KSIPlugin(Plugin):
         ids = host.id_embeddings()
         if ids is None:
             raise ConfigError(
-                f"{type(host).__name__} learns no vectors of users and items themselves",
+                f"{type(host).__name__} with these settings learns no vectors of users and items themselves",
                 wanted="ids, which KSI sends over item graphs",
-                fix="Choose another model, such as LightGCN",
+                fix=way_out(host, "id_embeddings", "Choose another model, such as LightGCN"),
             )
         self.fuses = config.use_structure or config.fuse_without_structure
         if self.fuses and host.negatives == 0:

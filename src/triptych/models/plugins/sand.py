@@ -10,6 +10,9 @@ before those of the host. What ranks is the host.
 The authors' code for this is not public. By their logs for Baby, both hosts had `align_head`, and VBPR
 `align_weight` 0.1 and `temperature` 0.1; there the vectors are of maps beside the one that ranks.
 
+Not every host ranks by these vectors. FREEDOM's are maps that its loss on features alone reads: what ranks
+learns of SAND through that loss, whose weight is 0.001 at most, and can hardly be told from FREEDOM.
+
 An item that lacks a modality takes no part in its losses, whatever vector the host gives it.
 """
 
@@ -22,7 +25,7 @@ from torch import Tensor
 
 from triptych.errors import ConfigError
 from triptych.models.base import Group, Losses, ModelInputs, Recommender, Step, Triplets
-from triptych.models.plugins.base import Plugin, PluginConfig, register_plugin
+from triptych.models.plugins.base import Plugin, PluginConfig, register_plugin, way_out
 from triptych.nn.generic_unique import Parts, Separation, SeparationSettings, split_halves
 
 
@@ -49,8 +52,7 @@ class SANDPlugin(Plugin):
             raise ConfigError(
                 f"{name} with these settings gives no vectors of modalities",
                 wanted="vectors to split",
-                fix="Choose a model of content, or settings with which it has them: FREEDOM, for one, has "
-                "none where feature_loss_weight is 0",
+                fix=way_out(host, "modality_embeddings", "Choose a model of content, such as VBPR"),
             )
         for modality, width in widths.items():
             if width % 2:
