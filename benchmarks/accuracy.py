@@ -94,7 +94,8 @@ GRID: Mapping[str, list[dict[str, Any]]] = {
         for a, b, d in ((0.012, 0.003, "mi"), (0.5, 0.003, "mi"), (0.1, 0.003, "l2"), (0.1, 1.0, "mi"))
     ],
     "ksi": [
-        {"learning_rate": 5e-4, "lr_decay": 0.96, "semantic_weight": a, "redundancy_weight": b}
+        {"sampler": "users", "batch_size": 1024, "epochs": 50, "eval_every": 5, "patience": 10}
+        | {"learning_rate": 5e-4, "lr_decay": 0.96, "semantic_weight": a, "redundancy_weight": b}
         for a, b in ((0.1, 1.0), (0.05, 0.1))
     ],
     "msi": [{"cl_weight": c, "initial_scale": scale} for c, scale in ((1.0, 0.69), (2.0, 0.69), (2.0, 0.1))],

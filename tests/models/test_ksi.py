@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.accuracy import GRID
 
 from triptych.data.features import ItemFeatures, ItemGraph
 from triptych.data.split import Split
@@ -22,7 +23,7 @@ from triptych.models.plugins.base import create_plugged_in
 from triptych.models.plugins.ksi import KSIPluginConfig
 from triptych.models.registry import create_model, model_entry
 from triptych.testing import RecommenderContract, toy_dataset
-from triptych.training.recipe import find_recipe
+from triptych.training.recipe import Recipe, find_recipe
 from triptych.training.space import shipped_space
 
 BATCH = Triplets(torch.tensor([0, 3, 3, 11]), torch.tensor([1, 2, 5, 9]), torch.tensor([4, 4, 0, 2]))
@@ -156,6 +157,17 @@ def test_backbones_know_nothing_of_content(split: Split):
         assert torch.equal(model.id_embeddings().items, model.backbone.id_embeddings().items)
 
 
+def test_a_factorisation_has_no_graph_for_settings_of_graphs_to_change(split: Split):
+    of_graphs = {"n_layers": 4, "normalisation": "rw_loop"}
+    assert all('"mf"' in str(KSIConfig.model_fields[name].description) for name in of_graphs)
+    plain, changed = (build(split, backbone="mf", **settings) for settings in ({}, of_graphs))
+    assert torch.equal(plain.embeddings().items, changed.embeddings().items)
+    uniform, normal = (
+        build(split, backbone=name).id_embeddings().users.std().item() for name in ("lightgcn", "mf")
+    )
+    assert normal / uniform == pytest.approx(1, abs=0.5)
+
+
 def test_lattices_lightgcn_averages_over_neighbours_and_itself(split: Split):
     adj = build(split, normalisation="rw_loop").backbone.adj
     dense = torch.zeros(adj.n_rows, adj.n_rows)
@@ -216,3 +228,10 @@ def test_recipes_and_search_space_hold_what_the_paper_prints():
     assert space.values["semantic_weight"] == (0.01, 0.05, 0.1, 0.5, 1.0)
     assert space.values["redundancy_weight"] == (0.1, 0.5, 1.0, 5.0, 10.0)
     assert space.values["temperature"] == (0.01, 0.05, 0.1, 0.5, 1.0)
+
+
+def test_searches_train_as_the_recipes_do():
+    loop = find_recipe("ksi-sports.toml").configs().training
+    searched = {name: one for name, (one, *more) in shipped_space("ksi").values.items() if not more}
+    for point in (searched, *GRID["ksi"]):
+        assert Recipe("ksi", point).configs().training == loop

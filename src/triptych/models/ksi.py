@@ -10,8 +10,9 @@ builds on LATTICE. Its code runs LightGCN over (D + I)^-1 (A + I), and takes the
 slope 0.01, instead of setting them side by side. Here NGCF is LATTICE's, and LightGCN is by default the
 original, as printed: `normalisation`. NGCF's first values are not LATTICE's, whose linear layers start as
 torch's nn.Linear does: here they are Xavier-uniform, biases included, as in NGCF's own code. Users and items
-start Xavier-uniform with "ngcf" and "lightgcn", but Xavier-normal with "mf", as the model "mf-bpr" does. The
-paper prints no regulariser either, where LATTICE has one of 1e-5.
+start Xavier-uniform with "ngcf" and "lightgcn". With "mf" they start Xavier-normal, of the same variance, as
+in the model "mf-bpr": so "ksi" with it is, to the bit, "mf-bpr+ksi", beside the same baseline.
+The paper prints no regulariser either, where LATTICE has one of 1e-5.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ class KSIConfig(ContentConfig, KSIPluginConfig):
     backbone: Literal["mf", "ngcf", "lightgcn"] = "lightgcn"
     """The model that KSI adds to."""
     n_layers: int = Field(2, ge=0)
-    """Layers of NGCF or LightGCN over the user–item graph."""
+    """Layers of NGCF or LightGCN over the user–item graph, which "mf" has none of."""
     normalisation: Literal["sym", "rw_loop"] = "sym"
-    """Of LightGCN's graph: "sym" as it is defined, "rw_loop" as in LATTICE's code; NGCF always has that."""
+    """Of LightGCN's graph: "sym" as it is defined, "rw_loop" as in LATTICE's code; NGCF always has that,
+    and "mf" no graph."""
     reg_weight: float = Field(0.0, ge=0)
     """Weight of half the squares of the batch's final vectors, per training pair; LATTICE has 1e-5."""
 
