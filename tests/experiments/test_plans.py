@@ -265,6 +265,15 @@ def test_the_flexible_forms_of_sand_are_those_of_the_notes():
         assert f"{config['align']}+{config['distance']}" == notes[row.printed].lower()
 
 
+def test_the_undefined_infonce_is_over_all_items_and_its_other_reading_is_named():
+    rows = {row.printed: row.recipe.configs().model for row in shipped_paper("sand").tables["4"].rows}
+    assert {config.align_pool for config in rows.values()} == {"all"}
+    for name in ("SAND_c", "SAND_d"):
+        other = shipped_ablation("sand").variants[f"table 4: {name} in batches"]
+        changed = find_recipe("sand-baby.toml").with_settings(other).configs().model
+        assert changed == rows[name].model_copy(update={"align_pool": "batch"})
+
+
 def test_plugins_are_attached_to_the_system_of_the_host_alone():
     rows = {row.printed: row.recipe.configs() for row in shipped_paper("sand").tables["3"].rows}
     for host in ("VBPR", "FREEDOM"):

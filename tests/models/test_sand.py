@@ -37,7 +37,7 @@ class TestSANDOfficial(RecommenderContract):
 class TestSANDCheap(RecommenderContract):
     config = SANDConfig(
         embedding_dim=8, n_neighbors=3, align="infonce", align_pool="batch", distance="l2",
-        item_graph="learned", user_weights="global", share_user_table=True,
+        item_graph="fixed", user_weights="global", share_user_table=True,
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def dense_item_graph(model: SAND, split: Split) -> torch.Tensor:
     by_default = {"image": 0.1, "text": 0.9} if set(modalities) == {"image", "text"} else None
     given = model.config.modality_weights or by_default or dict.fromkeys(modalities, 1 / len(modalities))
     weights = torch.tensor([given[modality] for modality in modalities], dtype=torch.float64)
-    if model.config.item_graph == "learned":
+    if model.mixture is not None:
         weights = model.mixture.logits.softmax(dim=0)
     rows = []
     for i in range(split.n_items):
@@ -216,7 +216,7 @@ def check_against_dense(model: SAND, split: Split) -> None:
     [
         {},
         {"distance": "l2", "n_layers": 3, "n_item_layers": 2},
-        {"item_graph": "learned", "share_user_table": True, "user_weights": "global", "n_item_layers": 2},
+        {"item_graph": "fixed", "share_user_table": True, "user_weights": "global", "n_item_layers": 2},
         {"input_map": "mlp", "hidden_dim": 6, "normalize_input": True, "layer_sum_from": 0},
         {"user_weights": "none", "n_item_layers": 0, "n_layers": 1, "bpr_log": "2"},
         {
@@ -228,7 +228,7 @@ def check_against_dense(model: SAND, split: Split) -> None:
         },
         {"split_at": "features", "projection_dim": 3},
         {"modalities": ("image",)},
-        {"modalities": ("image", "text", "audio"), "item_graph": "learned", "align_anchor": "second"},
+        {"modalities": ("image", "text", "audio"), "item_graph": "fixed", "align_anchor": "second"},
         {"modalities": ("image", "text", "audio"), "modality_weights": {"image": 2, "text": 1, "audio": 3}},
         {"use_align": False},
         {"use_distance": False},
@@ -271,7 +271,7 @@ def test_the_official_recipe_is_all_that_the_code_does_otherwise():
     differing = {name for name in type(usual).model_fields if getattr(config, name) != getattr(usual, name)}
     assert differing == {
         "modalities", "modality_weights", "split_at", "input_map", "normalize_input", "layer_sum_from",
-        "bpr_log", "align_anchor", "align_head", "distance_weight", "club_reads", "club_negatives",
+        "bpr_log", "item_graph", "align_anchor", "align_head", "distance_weight", "club_reads", "club_negatives",
         "club_clamp", "club_shared", "club_pairing",
     }  # fmt: skip
     assert find_recipe("sand-official.toml").configs().training.metric_decimals == 4  # as MMRec rounds
@@ -385,8 +385,15 @@ def test_settings_count_where_they_are_for_something(split: Split, base: dict, s
     assert usual != other
 
 
+@pytest.mark.parametrize("settings", [{"modalities": ("text",)}, {"n_item_layers": 0}], ids=str)
+def test_without_graphs_to_mix_there_is_no_weight_to_learn(split: Split, settings: dict):
+    model, fixed = build(split, **settings), build(split, item_graph="fixed", **settings)
+    assert model.state_dict().keys() == fixed.state_dict().keys()
+    assert torch.equal(model.embeddings().items, fixed.embeddings().items)
+
+
 def test_a_learned_mixture_begins_as_the_fixed_one_and_learns(split: Split):
-    fixed, learned = build(split), build(split, item_graph="learned")
+    fixed, learned = build(split, item_graph="fixed"), build(split)
     assert torch.allclose(fixed.embeddings().items, learned.embeddings().items)
     sum(final_losses(learned).values()).backward()
     assert learned.mixture.logits.grad.any()
@@ -417,7 +424,7 @@ def test_nothing_is_infinite_where_an_item_lacks_everything(split: Split):
         for name, given in split.data.features.items()
     }
     bare = replace(split, data=replace(split.data, features=features))
-    for model in (build(bare), official(bare), build(bare, item_graph="learned")):
+    for model in (build(bare), official(bare), build(bare, item_graph="fixed")):
         assert all(part.isfinite().all() for part in model.embeddings())
         losses = final_losses(model)
         sum(losses.values()).backward()

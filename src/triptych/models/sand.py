@@ -16,15 +16,22 @@ or minus the squared distance of both in rows of length 1, without which (14) ha
 mean, where (16) is a sum. CLUB's networks have an optimiser of their own and `club_inner_steps` before each
 step of the model, which holds them still.
 
+Table 4's InfoNCE is not defined. It is read as SoloSim's softmax both ways, over all items as there: table 5
+prints one memory for both and more time for InfoNCE, which a smaller pool would not take (`align_pool`).
+
 Other defaults are the paper's formulas and, where it is silent, the authors' code: alpha, beta (of the bound
 as printed; the code has half of it), temperature, inner steps, a table P_m for each modality instead of one,
-s fixed as in FREEDOM, w near 1/M at first. From the code come the published tables. What it does otherwise
-are settings; sand-official.toml puts them together:
+w near 1/M at first. Eq. 8 has a "learnable weight matrix" W_s and 1 - W_s: a matrix would be as large as S,
+and so s is one number, which learns as printed, from FREEDOM's 0.1 and 0.9, where the code leaves it.
+
+From the code come the published tables. What it does otherwise are settings; sand-official.toml puts them
+together:
 
 - Not E_m is halved but T_m = V_m X_m + c_m, as wide as X_m (`split_at` "features"). The losses see linear
   maps of these halves, the alignment through a network with batch norm: so they reach E_m by way of V_m
   alone. Nothing as wide as X_m is made here (`nn.composed`). Z_m^0 comes of T_m by two maps, in rows of
   length 1, and is part of E_m (`input_map`, `normalize_input`, `layer_sum_from`). BPR has log2 (`bpr_log`).
+- s stays as it is (`item_graph`).
 - CLUB has one network for all modalities, which guesses q_m from g_m; random negatives; half the bound, and
   not below 0. The network is fitted to other pairs than it bounds (`club_pairing`).
 
@@ -79,7 +86,7 @@ class SANDConfig(ContentConfig, SeparationSettings):
     """K of the item graphs, the item itself included."""
     modality_weights: dict[str, PositiveFloat] | None = None
     """s, by default 0.1 image and 0.9 text where these are the modalities, and equal shares otherwise."""
-    item_graph: Literal["fixed", "learned"] = "fixed"
+    item_graph: Literal["fixed", "learned"] = "learned"
     """Whether s stays so, as in the code, or learns from there, as in the paper."""
     share_user_table: bool = False
     """Whether all modalities have the same P, as printed."""
@@ -143,7 +150,8 @@ class SAND(Recommender):
             self.weights = nn.Parameter(weights)  # (U, M) or (1, M), free to become anything
         self.register_graph("adj", inputs.graphs.bipartite("sym"))
         shares = mixture_weights(config.modality_weights, modalities)
-        if config.item_graph == "fixed":
+        self.mixture: ItemMixture | None = None
+        if config.item_graph == "fixed" or len(modalities) == 1 or config.n_item_layers == 0:  # no s to learn
             self.register_graph("item_adj", inputs.graphs.mixed_items(shares, config.n_neighbors))
         else:
             graphs = [inputs.graphs.items(modality, config.n_neighbors) for modality in modalities]
@@ -206,9 +214,8 @@ class SAND(Recommender):
         """Put users and items together, (U+I, M, D)."""
         users, items = smooth.split([self.n_users, self.n_items])
         alike = items = items.flatten(1)
-        fixed = self.config.item_graph == "fixed"
         for _ in range(self.config.n_item_layers):
-            alike = spmm(self.item_adj, alike) if fixed else self.mixture(alike)
+            alike = spmm(self.item_adj, alike) if self.mixture is None else self.mixture(alike)
         if self.config.user_weights != "none":
             users = users * self.weights[:, :, None]
         return Embeddings(users.flatten(1), items + alike)
