@@ -105,3 +105,17 @@ def test_shipped_recipes_are_sound_and_say_where_they_come_from():
         recipe = find_recipe(name)
         recipe.configs()
         assert recipe.source
+
+
+def test_recipes_for_other_data_say_what_they_change():
+    """Of data that a paper does not have; nothing is chosen on them yet."""
+    for name, like, changed in (
+        ("sand-tiktok.toml", "sand-baby.toml", {"learning_rate": 1e-3}),
+        ("ksi-baby.toml", "ksi-sports.toml", {}),
+        ("freedom-sand-tiktok.toml", "freedom-tiktok.toml+sand", {"feature_loss_weight": 1e-3}),
+    ):
+        recipe, other = find_recipe(name), find_recipe(like)
+        of_host = {field: value for field, value in recipe.settings.items() if not field.startswith("sand.")}
+        assert of_host == {**other.settings, **changed}
+        assert (recipe.model, recipe.plugins) == (other.model, other.plugins)
+        assert "chosen on" in recipe.source
