@@ -136,7 +136,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cpu", help=f"cpu or cuda, for {', '.join(ON_DEVICES)}")
     parser.add_argument(
-        "--data", default="baby", help="data of models and sand: baby, sports, electronics or tiny"
+        "--data", default="baby", help="data of models and sand: baby, sports, clothing, electronics or tiny"
     )
     parser.add_argument(
         "--models", type=_names, default=(), metavar="A[,B]", help="for models, growth, sand, memory"

@@ -28,13 +28,14 @@ WIDTHS = {"image": 4_096, "text": 384}
 _COUNTS = {  # users, items, interactions
     "baby": (19_445, 7_050, 160_792),
     "sports": (35_598, 18_357, 296_337),
+    "clothing": (39_387, 23_033, 278_677),
     "electronics": (192_403, 63_001, 1_689_118),
     "tiny": (300, 120, 3_000),
 }
 NAMES = tuple(_COUNTS)
 """The sizes, and "tiny", at which nothing is measured but that a benchmark runs."""
 _LABELS = {"0": TRAIN, "1": TEST, "2": VALID}
-"""What `x_label` means in the files of baby and sports: 1 and 2 are the other way round than MMRec's."""
+"""What `x_label` means in the files of Amazon: 1 and 2 are the other way round than MMRec's."""
 _LEAST = 5
 """Every generated user and item has at least this many interactions (but for a few merged ones of items)."""
 _NEIGHBORS = 10

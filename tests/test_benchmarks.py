@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import __main__ as command
-from benchmarks import growth, memory, models, sand, training
+from benchmarks import accuracy, growth, memory, models, sand, training
 from benchmarks.against import compare, newest
 from benchmarks.data import sized_split, with_features
 from benchmarks.options import Options
@@ -26,6 +26,7 @@ from benchmarks.training import EPOCH, LIMIT, Job, case_of
 
 from triptych.data.dataset import Dataset
 from triptych.data.split import Split
+from triptych.training.recipe import Recipe, find_recipe
 
 WIDTHS = {"image": 6, "text": 4}
 
@@ -379,6 +380,38 @@ def test_the_variants_of_sand_are_those_of_the_ablation():
     for name, settings in parse_toml(text, "sand.toml", wanted="variants")["variants"].items():
         if name.startswith("SAND_"):
             assert settings.items() <= sand.VARIANTS[name].items()
+
+
+def test_printed_figures_of_sand_are_those_of_the_data():
+    found = {data: sand.printed(data) for data in ("baby", "sports", "clothing", "tiny")}
+    assert found["baby"]["SAND_a"] == ("16.04", "3.42")
+    assert found["sports"]["lattice"] == ("13.59", "19.93")
+    assert found["clothing"]["mf-bpr"] == ("1.52", "2.16")
+    assert found["tiny"] == {}
+    assert found["baby"].keys() == {*sand.BESIDE, "SAND_a", "SAND_b", "SAND_c", "SAND_d"}
+    timing = {"cpu_median": 2.0, "cpu": [1.0, 3.0]}
+    case = {
+        "size": "sports",
+        "timings": {"SAND_d": timing},
+        "ratios": [],
+        "facts": {training.PEAK: {"SAND_d": 4.0}},
+    }
+    assert sand.table([case]).rows == [["SAND_d", "2.00 (1.00 to 3.00)", "4", "16.13", "3.94"]]
+
+
+def test_wide_maps_are_measured_in_both_forms():
+    case = sand.wide_maps("tiny", 40, 12, rounds=1)
+    assert list(case.timings) == [sand.COMPOSED, sand.PLAIN]
+    assert [(held.of, held.to, held.at_least) for held in case.ratios] == [(sand.PLAIN, sand.COMPOSED, 7.0)]
+    report = Report({"threads": 1})
+    report.add(case)
+    assert [row[0] for row in sand.table(report.cases).rows] == list(case.timings)
+
+
+def test_ksi_is_trained_as_its_recipes_are():
+    loop = find_recipe("ksi-sports.toml").configs().training
+    for point in accuracy.GRID["ksi"]:
+        assert Recipe("ksi", point).configs().training == loop
 
 
 @pytest.mark.parametrize("model", ["micro", "sand", "diffmm", "camgr", "ease"])

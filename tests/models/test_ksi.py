@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.accuracy import GRID
 
 from triptych.data.features import ItemFeatures, ItemGraph
 from triptych.data.split import Split
@@ -230,8 +229,7 @@ def test_recipes_and_search_space_hold_what_the_paper_prints():
     assert space.values["temperature"] == (0.01, 0.05, 0.1, 0.5, 1.0)
 
 
-def test_searches_train_as_the_recipes_do():
+def test_the_search_trains_as_the_recipes_do():
     loop = find_recipe("ksi-sports.toml").configs().training
     searched = {name: one for name, (one, *more) in shipped_space("ksi").values.items() if not more}
-    for point in (searched, *GRID["ksi"]):
-        assert Recipe("ksi", point).configs().training == loop
+    assert Recipe("ksi", searched).configs().training == loop
