@@ -52,11 +52,10 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with the guide's model, its tests, and a small data set."""
+    """Give a folder with the guide's model and plug-in, their tests, and a small data set."""
     folder = tmp_path_factory.mktemp("outside")
-    model, tests = blocks("python")
-    (folder / "echo.py").write_text(model)
-    (folder / "test_echo.py").write_text(tests)
+    for file, text in zip(("echo", "test_echo", "fame", "test_fame"), blocks("python"), strict=True):
+        (folder / f"{file}.py").write_text(text)
     toy_dataset(40, 30, missing=False).save(folder / "shop")
     return folder
 
@@ -100,12 +99,34 @@ def test_an_installed_package_is_found_by_its_entry_point(
     assert outside_code("echo", ["sand"]) not in (None, known)
 
 
-def test_it_passes_the_contract_there(outside: Path):
-    done = call(
-        outside, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_echo.py", "-k", "seed or state"
-    )
+@pytest.mark.parametrize(
+    ("file", "chosen"),
+    [
+        ("test_echo.py", "seed or state or documented"),
+        ("test_fame.py", "seed or gradient or terms or planted"),
+    ],
+)
+def test_they_pass_the_contract_there(outside: Path, file: str, chosen: str):
+    done = call(outside, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, "-k", chosen)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
+
+
+def test_the_guides_plugin_is_attached_by_its_name(outside: Path):
+    shown = next(line for text in blocks("console") for line in text.splitlines() if "--plugin fame" in line)
+    arguments = shown.removeprefix("$ triptych ").replace("data/shop", "shop").split()
+    more = ["--set", "n_neighbors=4", "--out", "attached"]
+    done = call(outside, "-m", "triptych", *arguments, *BRIEF, *more, TRIPTYCH_IMPORT="echo,fame")
+    assert done.returncode == 0, done.stderr
+    history = (outside / "attached" / "run.json").read_text()
+    assert "fame_missed" in history
+    assert "fame_read" in history
+
+
+def test_the_guides_plugin_refuses_hosts_without_negatives(outside: Path):
+    arguments = ["-m", "triptych", "train", "bm3", "shop", "--plugin", "fame", *BRIEF]
+    done = call(outside, *arguments, TRIPTYCH_IMPORT="fame")
+    assert "BM3 samples no items to rank below" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,7 @@
 A plug-in sees its host through the contract of models alone: `embeddings()`, `modality_embeddings()`,
 `id_embeddings()`. It may add loss terms, optimiser steps, parameter groups, work at the start of an
 epoch, graphs, and may change the vectors that rank, if it says what ranks by them: see `Plugin.refine`. It
-never changes the host, and knows no host's name.
-
-```python
-@register_plugin("centred", CentredConfig, paper="...", year=2026)
-class Centred(Plugin):
-    def __init__(self, config, inputs, host):
-        super().__init__(config, inputs, host)
-        if not host.modality_embeddings():
-            raise ConfigError("a host without content", wanted="content", fix="Choose another host")
-
-    def losses(self, host, batch):
-        terms = [items.mean(dim=0).square().sum() for items in host.modality_embeddings().values()]
-        return {"centred": self.config.weight * torch.stack(terms).sum()}
-```
+never changes the host, and knows no host's name. docs/guide/your-own-model.md writes one.
 """
 
 from __future__ import annotations
