@@ -88,6 +88,18 @@ def test_variants_can_be_built_and_differ_from_the_model_and_each_other(model: s
     assert all(scores(recipe, inputs) for recipe in systems.values())
 
 
+def test_variants_of_modalities_are_those_of_the_data():
+    variants = shipped_ablation("msi", ["audio", "image", "text"]).variants
+    assert variants["w/o audio"] == {"modalities": ["image", "text"]}
+    assert variants["w/o image"] == {"modalities": ["audio", "text"]}
+    assert variants["MSI user-audio"] == {"score_with": "audio"}
+    assert shipped_ablation("camgr", ["audio", "image"]).variants["audio"] == {"modalities": ["audio"]}
+    alone = shipped_ablation("msi", ["sound"]).variants
+    assert alone["MSI user-sound"] == {"score_with": "sound"}
+    assert not [name for name in alone if name.startswith("w/o ") and "modalities" in alone[name]]
+    assert not [name for model in ABLATIONS for name in shipped_ablation(model).variants if "{" in name]
+
+
 @pytest.mark.parametrize("model", ABLATIONS)
 def test_sweeps_have_valid_and_distinct_points(model: str):
     plan = shipped_ablation(model)

@@ -204,7 +204,11 @@ def ablate(
     from triptych.experiments.plans import shipped_ablation
 
     ((called, base),) = read_systems([system], settings).items()
-    plan = shipped_ablation(base.model)
+    bench = Bench(
+        data, split=split, split_seed=split_seed, device=device, workers=workers, threads=threads,
+        graph_cache=graph_cache, memory_limit=memory_limit, out_folder=out_folder, k=k,
+    )  # fmt: skip
+    plan = shipped_ablation(base.model, base.settings.get("modalities") or list(bench.dataset.features))
     if not plan.variants:
         raise ConfigError(
             f"no variants of {base.model} come with Triptych",
@@ -225,10 +229,6 @@ def ablate(
         for name in plan.no_variants(base)
         if name in wanted
     ]
-    bench = Bench(
-        data, split=split, split_seed=split_seed, device=device, workers=workers, threads=threads,
-        graph_cache=graph_cache, memory_limit=memory_limit, out_folder=out_folder, k=k,
-    )  # fmt: skip
     bench.compare(
         dict(named), read_seeds(seeds), masked,
         file_name("ablation", called, *(variants or ()), *(settings or ()), split), as_json,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from io import StringIO
@@ -15,6 +15,7 @@ from triptych.errors import ConfigError, nearest
 from triptych.models.registry import model_entry
 from triptych.training.recipe import Recipe, find_recipe
 
+_MODALITY, _OTHERS = "{modality}", "{others}"
 VARIANTS = "variants"
 """Name of the panel of a figure that draws variants."""
 
@@ -87,8 +88,13 @@ def sweep_systems(base: Recipe, values: Mapping[str, list[Any]]) -> dict[str, Re
     return systems
 
 
-def shipped_ablation(model: str) -> Ablation:
+def shipped_ablation(model: str, modalities: Sequence[str] = ("image", "text")) -> Ablation:
     """Read the variants of a model that come with Triptych; a model may have none.
+
+    Args:
+        model: registry name.
+        modalities: what there is of content. A variant "w/o {modality}" is one for each of them, in whose
+            settings "{others}" stands for all but it; where there are no others, there is no such variant.
 
     Raises:
         ConfigError: the model is unknown.
@@ -101,10 +107,31 @@ def shipped_ablation(model: str) -> Ablation:
     return Ablation(
         content["model"],
         content["source"],
-        content.get("variants", {}),
+        dict(_written_out(content.get("variants", {}), modalities)),
         content.get("sweeps", {}),
         content.get("grids", {}),
     )
+
+
+def _written_out(
+    variants: Mapping[str, Mapping[str, Any]], modalities: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Give each variant, and those of "{modality}" once for each modality."""
+    for name, settings in variants.items():
+        if _MODALITY not in name:
+            yield name, settings
+            continue
+        for modality in modalities:
+            others = [other for other in modalities if other != modality]
+            if others or _OTHERS not in settings.values():
+                filled = {field: _filled(value, modality, others) for field, value in settings.items()}
+                yield name.replace(_MODALITY, modality), filled
+
+
+def _filled(value: Any, modality: str, others: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_filled(one, modality, others) for one in value]
+    return {_MODALITY: modality, _OTHERS: others}.get(value, value)
 
 
 @dataclass(frozen=True)

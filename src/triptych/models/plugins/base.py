@@ -181,6 +181,10 @@ class PluggedIn(Recommender):
         """Give the host's."""
         return self.host.modality_embeddings()
 
+    def content_codes(self) -> dict[str, Tensor]:
+        """Give the host's."""
+        return self.host.content_codes()
+
     def id_embeddings(self) -> Embeddings | None:
         """Give the host's."""
         return self.host.id_embeddings()
