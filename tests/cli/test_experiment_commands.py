@@ -253,7 +253,11 @@ def test_saved_runs_are_systems_beside_models(data: Path, tmp_path: Path, capsys
     assert found["systems"][2]["n_parameters"] == parts[0]["n_parameters"]  # of ease there are none
     page = (tmp_path / "e" / found["report"]).with_suffix(".html").read_text(encoding="utf-8")
     assert "both was not trained here but measured as it was" in page
-    assert call("compare", fused[0], *common) == 0  # alone
+    alone = ["compare", fused[0], "--data", data, "-k", 2, "--out", tmp_path / "e"]
+    assert call(*alone) == 0
+    capsys.readouterr()
+    assert call(*alone, *QUICK) == 2
+    assert "--set without a system that is trained" in " ".join(capsys.readouterr().err.split())
     for asked, message in (
         (["--split", "leave-one-out"], "was made on another split ("),
         (["--set", "metric=ndcg@2"], "the systems watch different metrics: mf-bpr ndcg@2, fused1 recall@2"),

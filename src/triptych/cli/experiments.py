@@ -17,6 +17,7 @@ from triptych.cli.base import (
     SplitSeed,
     app,
     each_once,
+    needs,
     read_choice,
 )
 from triptych.cli.bench import (
@@ -42,6 +43,7 @@ from triptych.errors import ConfigError, nearest
 
 @app.command(epilog="Example: `triptych compare lightgcn freedom freedom+ksi --data data/shop --seeds 5`")
 def compare(
+    context: typer.Context,
     systems: Annotated[
         list[str],
         typer.Argument(
@@ -89,6 +91,7 @@ def compare(
 
     named = read_compared(systems, settings)
     trained = {name: of for name, of in named.items() if not isinstance(of, SavedRuns)}
+    needs(context, ["--set", "--seeds"], "a system that is trained", met=bool(trained))
     if splits is not None and len(trained) < len(named):
         raise ConfigError(
             "saved runs, which are of one split each, under several",
