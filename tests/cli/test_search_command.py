@@ -57,6 +57,7 @@ def test_a_recipe_with_a_plugin_is_searched_and_its_best_can_be_compared(data: P
     assert found["trials"][0]["settings"] == {}
     searched = {"sand.align_weight", "sand.distance_weight", "sand.temperature"}
     assert all(trial["settings"].keys() == searched for trial in found["trials"][1:])
+    assert "vbpr+sand on toy: 3 trials" in Path(found["page"]).read_text()
     best = find_recipe(found["recipe"])
     assert best.name == "vbpr+sand"
     assert best.settings == found["best"]

@@ -77,6 +77,7 @@ def search(
     from triptych.experiments.search import check_plan, write_search
     from triptych.experiments.search import search as search_settings
     from triptych.experiments.study import SearchPlan
+    from triptych.report.search import write_search_page
     from triptych.training.recipe import parse_settings
     from triptych.training.space import find_space
 
@@ -111,21 +112,24 @@ def search(
             result = search_settings(
                 plan, bench.split, bench.workshop, on_trial=progress.on_trial, observe=progress.observe
             )
-        found.append((result, write_search(result, bench.workshop.folder)))
+        page = bench.workshop.folder / f"search-{result.name}.html"
+        write_search_page(result, page)
+        found.append((result, write_search(result, bench.workshop.folder), page))
     if as_json:
         print_json(
             {
                 "searches": [
-                    {**result.model_dump(mode="json"), "recipe": str(recipe)} for result, recipe in found
+                    {**result.model_dump(mode="json"), "recipe": str(recipe), "page": str(page)}
+                    for result, recipe, page in found
                 ]
             }
         )
         return
-    for result, recipe in found:
-        _print_search(result, recipe)
+    for result, recipe, page in found:
+        _print_search(result, recipe, page)
 
 
-def _print_search(result: SearchResult, recipe: Path) -> None:
+def _print_search(result: SearchResult, recipe: Path, page: Path) -> None:
     states = [trial.state for trial in result.trials]
     done = sorted(
         (trial for trial in result.trials if trial.state == "done"), key=lambda trial: -(trial.value or 0)
@@ -144,6 +148,7 @@ def _print_search(result: SearchResult, recipe: Path) -> None:
     if result.importance:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importance.items())
         out.print(f"What made the difference: {shares}", highlight=False, markup=False)
+    out.print(f"Written: {page}", highlight=False, markup=False)
     out.print(f"Written: {recipe}; triptych compare {recipe} ... measures it", highlight=False, markup=False)
 
 
