@@ -392,7 +392,7 @@ def test_a_row_that_cannot_be_trained_is_told_and_the_others_go_on(shop: Dataset
         (["compare", "vbpr", "--seeds", "100000000000000000000"], "up to 1,000"),
         (["compare", "vbpr", "lightgcn", "--splits", "ratio,time", "--split", "time"], "one of them"),
         (["compare", "vbpr", "--splits", "ratio,time"], "at least two systems"),
-        (["search", "nothing.toml"], "there is no file nothing.toml"),
+        (["search", "nothing.toml"], "there is no recipe nothing.toml"),
         (["search", "lightgcn", "--sampler", "tep"], "tpe"),
     ],
 )

@@ -182,6 +182,6 @@ def test_a_changed_training_has_a_name_of_its_own(split: Split):
         Change(kind="noisy", modalities=("image",), amount=2),
     ]
     assert len({Job(recipe, 1, change).name(sealed) for change in changes}) == len(changes)
-    assert Job(recipe, 1, changes[-1]).title == "vbpr, image noisy 2 sd, seed 1"
+    assert Job(recipe, 1, changes[-1]).title == "vbpr: image noisy 2 sd, seed 1"
     assert Job(recipe, 1).title == "vbpr, seed 1"
     assert Job(recipe, 1).split(split) is split

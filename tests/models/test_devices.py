@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib.resources import files
-
 import pytest
 import torch
 from pretended import DeviceMismatchError, Pretended, pretended_device
 
 import triptych.graph.weighted as weighted
 from triptych.data.split import Split
+from triptych.experiments.plans import shipped_ablation
 from triptych.models.base import ModelInputs, Triplets
 from triptych.models.plugins.base import create_plugged_in, make_plugin_configs, plugin_entry
 from triptych.models.registry import make_config, model_entry, models
@@ -25,11 +23,11 @@ SMALL = {"embedding_dim": 4, "n_neighbors": 3, "club_inner_steps": 2, "feature_t
 def ablations() -> list[tuple[str, dict]]:
     """List models with the variants that come with them."""
     found = []
-    for file in (files("triptych") / "recipes" / "ablations").iterdir():
-        for settings in tomllib.loads(file.read_text())["variants"].values():
+    for entry in models():
+        for settings in shipped_ablation(entry.name).variants.values():
             of_model = {key: value for key, value in settings.items() if key not in TrainConfig.model_fields}
             if not of_model.get("train_features"):
-                found.append((file.name.removesuffix(".toml"), of_model))
+                found.append((entry.name, of_model))
     return found
 
 

@@ -57,9 +57,10 @@ def mapped_products(x: Tensor, map_x: nn.Linear, y: Tensor, map_y: nn.Linear, co
         counted: (N,) bool, the rows that are summed over.
     """
     with torch.autocast(x.device.type, enabled=False):
-        number = counted.to(x.dtype)
-        x = x * number[:, None]
-        sums = torch.cat([number @ y, number.sum(dim=0, keepdim=True)])  # (E + 1,)
-        products = torch.cat([torch.cat([x.T @ y, x.sum(dim=0)[:, None]], dim=1), sums[None]])
+        number = counted[:, None].to(x.dtype)  # (N, 1)
+        x = x * number
+        above = torch.cat([x.T @ y, x.sum(dim=0)[:, None]], dim=1)  # (D, E + 1)
+        below = torch.cat([number.T @ y, number.sum(dim=0, keepdim=True)], dim=1)  # (1, E + 1)
+        products = torch.cat([above, below])
         left, right = (torch.cat([part.weight, part.bias[:, None]], dim=1) for part in (map_x, map_y))
         return left @ products @ right.T
