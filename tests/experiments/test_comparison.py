@@ -14,9 +14,10 @@ from triptych.data.interactions import TEST, TRAIN
 from triptych.data.split import PARTS, Split
 from triptych.errors import ConfigError, DataError, TrainingError
 from triptych.evaluation.ranking import evaluate_ranking
-from triptych.experiments import comparison
-from triptych.experiments.comparison import ComparisonResult, compare
-from triptych.experiments.jobs import Outcome, Workshop
+from triptych.experiments import comparison, legacy
+from triptych.experiments.comparison import compare
+from triptych.experiments.jobs import Job, Outcome, Workshop
+from triptych.experiments.result import ComparisonResult
 from triptych.runs import load
 from triptych.testing import toy_dataset
 from triptych.training.recipe import Recipe
@@ -186,7 +187,8 @@ def test_one_user_to_test_is_too_few_to_compare_before_training(split: Split, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_legacy_shows_what_choosing_by_test_would_print(split: Split, tmp_path: Path):
+def test_legacy_shows_what_choosing_by_test_would_print(split: Split, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(comparison, "spare_training", lambda job, clean: None)
     result = compare(SYSTEMS, split, [1, 2, 3], shop(tmp_path), k=(2,), legacy=True)
     runs = [load(path).record for path in (tmp_path / "runs").iterdir()]
     for system, model in zip(result.systems, ("mf-bpr", "lightgcn"), strict=True):
@@ -199,13 +201,43 @@ def test_legacy_shows_what_choosing_by_test_would_print(split: Split, tmp_path: 
     assert result.legacy_choice == best.name
 
 
+@pytest.mark.parametrize("rounds", [None, 1], ids=["to 4 places", "to 1 place"])
+def test_sparing_trainings_changes_no_legacy_figure(split: Split, tmp_path: Path, monkeypatch, rounds):
+    if rounds is not None:  # so that another epoch is kept
+        monkeypatch.setattr(legacy, "_DECIMALS", rounds)
+    longer = {"epochs": 12, "metric": "ndcg@4"}
+    systems = {name: recipe.with_settings(longer) for name, recipe in SYSTEMS.items()}
+    told: list[Outcome] = []
+    quick = compare(
+        systems, split, [1, 2], shop(tmp_path / "quick"), k=(2,), legacy=True, on_outcome=told.append
+    )
+    trained = [outcome for outcome in told if outcome.trained]
+    assert len(told) == 8
+    assert len(trained) == 4 if rounds is None else 4 < len(trained) < 8
+    again: list[Outcome] = []
+    compare(systems, split, [1, 2], shop(tmp_path / "quick"), k=(2,), legacy=True, on_outcome=again.append)
+    assert [outcome.folder for outcome in again] == [outcome.folder for outcome in told]
+    assert not any(outcome.trained for outcome in again)
+    monkeypatch.setattr(comparison, "spare_training", lambda job, clean: None)
+    whole = compare(systems, split, [1, 2], shop(tmp_path / "whole"), k=(2,), legacy=True)
+    assert len(list((tmp_path / "whole" / "runs").iterdir())) == 8
+    assert [one.legacy for one in quick.systems] == [one.legacy for one in whole.systems]
+
+
+def test_a_legacy_training_is_not_spared_by_one_that_failed(split: Split):
+    job = legacy.legacy_job(Job(SYSTEMS["graph"], 1, called="graph"))
+    assert (job.title, job.recipe.settings["metric_decimals"]) == ("graph, legacy, seed 1", 4)
+    assert legacy.legacy_job(job) == job
+    assert legacy.spare_training(job, Outcome(job, None, "no power")) is None
+
+
 def test_the_clean_figures_beside_legacy_ones_are_those_of_a_clean_comparison(split: Split, tmp_path: Path):
     systems = {"graph": SYSTEMS["graph"], "popular": Recipe("popularity", {"metric": "recall@2"})}
     told: list[Outcome] = []
     beside = compare(systems, split, [1, 2], shop(tmp_path), k=(2,), legacy=True, on_outcome=told.append)
     assert [outcome.job.title for outcome in told] == [
-        "graph, seed 1", "graph, seed 2", "graph, legacy, seed 1", "graph, legacy, seed 2", "popular, seed 1",
-        "popular, seed 2",
+        "graph, seed 1", "graph, seed 2", "popular, seed 1", "popular, seed 2", "graph, legacy, seed 1",
+        "graph, legacy, seed 2",
     ]  # fmt: skip
     assert comparison.n_trainings(systems, [1, 2], legacy=True) == len(told)
     clean = compare(systems, split, [1, 2], shop(tmp_path), k=(2,), on_outcome=told.append)

@@ -19,7 +19,7 @@ from triptych.data.features import ItemFeatures, ItemGraph
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.evaluation.significance import correct_family
-from triptych.experiments.comparison import ComparisonResult, Variant, compare
+from triptych.experiments.comparison import Variant, compare
 from triptych.experiments.content import Change
 from triptych.experiments.jobs import Job, Workshop, run_jobs
 from triptych.experiments.knockout import (
@@ -29,6 +29,7 @@ from triptych.experiments.knockout import (
     knockout_systems,
     used_modalities,
 )
+from triptych.experiments.result import ComparisonResult
 from triptych.runs import load, open_test
 from triptych.testing import checkerboard, toy_dataset
 from triptych.training.recipe import Recipe, find_recipe

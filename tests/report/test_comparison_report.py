@@ -17,16 +17,10 @@ from triptych.cli.comparison_tables import print_comparison
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.evaluation.significance import Comparison
-from triptych.experiments.comparison import (
-    ComparisonResult,
-    Failure,
-    LeftOut,
-    Spread,
-    SystemFigures,
-    compare,
-)
+from triptych.experiments.comparison import compare
 from triptych.experiments.content import Change
 from triptych.experiments.jobs import Workshop
+from triptych.experiments.result import ComparisonResult, Failure, LeftOut, Spread, SystemFigures
 from triptych.report.comparison import (
     comparison_latex,
     comparison_markdown,

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from triptych.cli.progress import ExperimentProgress
     from triptych.data.split import Split
-    from triptych.experiments.comparison import LeftOut
     from triptych.experiments.comparison import System as AnySystem
+    from triptych.experiments.result import LeftOut
     from triptych.experiments.saved import SavedRuns
     from triptych.training.recipe import Recipe
 

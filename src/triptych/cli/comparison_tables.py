@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from triptych.cli.output import out, print_table
 
 if TYPE_CHECKING:
-    from triptych.experiments.comparison import ComparisonResult, Spread
+    from triptych.experiments.result import ComparisonResult, Spread
     from triptych.experiments.splits import SplitsResult
 
 _MOST_COLUMNS = 6

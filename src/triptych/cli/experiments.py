@@ -203,8 +203,8 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Compare a model with its documented variants: what each of its parts is worth on these data."""
-    from triptych.experiments.comparison import LeftOut
     from triptych.experiments.plans import shipped_ablation
+    from triptych.experiments.result import LeftOut
 
     ((called, base),) = read_systems([system], settings).items()
     bench = Bench(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from triptych.data.split import Split
 from triptych.errors import ConfigError, DataError, TrainingError, nearest
@@ -23,6 +22,8 @@ from triptych.evaluation.significance import Comparison as Difference
 from triptych.evaluation.significance import compare_systems, correct_family
 from triptych.experiments.content import Change
 from triptych.experiments.jobs import Job, Outcome, Workshop, run_jobs
+from triptych.experiments.legacy import legacy_job, spare_training
+from triptych.experiments.result import ComparisonResult, Failure, LeftOut, Spread, SystemFigures
 from triptych.experiments.saved import SavedRuns
 from triptych.files import only_process
 from triptych.runs import Run, RunRecord, load, open_test
@@ -48,125 +49,6 @@ class Variant:
 
 System = Recipe | Variant | SavedRuns
 """What is trained, and how, or what was."""
-
-
-class Spread(BaseModel):
-    """A figure over seeds."""
-
-    model_config = ConfigDict(frozen=True)
-
-    mean: float
-    sd: float | None
-    """Sample standard deviation; none of a single seed."""
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Summarise the values of several seeds."""
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return cls(mean=float(np.mean(values)), sd=sd)
-
-
-class SystemFigures(BaseModel):
-    """What is known of one system once all its seeds are trained."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    settings: dict[str, Any]
-    """What its recipe sets beyond the defaults; the folders of saved runs."""
-    seeds: list[int]
-    runs: list[str]
-    """Folders, in the order of the seeds."""
-    valid: dict[str, Spread]
-    test: dict[str, Spread]
-    legacy: dict[str, float] | None
-    """Test figures as MMRec would print them, see `as_legacy`: of the seed that is best on test. None unless
-    asked for, or where no such training ended."""
-    legacy_run: str | None = None
-    """Folder of that seed's run."""
-    epochs: list[int]
-    """Trained by each seed; the best one is some patience earlier."""
-    seconds_per_epoch: float
-    """Median over seeds."""
-    peak_memory_bytes: int
-    """The largest of the seeds'."""
-    n_parameters: int | None = None
-    """Learned by gradient, 0 of what is solved; None where the runs do not say."""
-    saved: bool = False
-    """Whether it was not trained but measured as it was."""
-    base: str | None = None
-    """The intact system, of one that was trained on changed content."""
-    change: Change | None = None
-    """What was done to the content."""
-    beyond: dict[str, Spread] | None = None
-    """What lists are like beside accuracy, and recall by groups of users and items; None unless asked for."""
-
-
-class Failure(BaseModel):
-    """A training that did not end."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    seed: int
-    error: str
-
-
-class LeftOut(BaseModel):
-    """What might have been compared and was not."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    reason: str
-
-
-class ComparisonResult(BaseModel):
-    """All that a comparison found, in JSON values."""
-
-    model_config = ConfigDict(frozen=True)
-
-    data: str
-    data_hash: str
-    split_hash: str
-    split: dict[str, Any]
-    protocol: dict[str, Any]
-    metric: str
-    """By which systems are chosen, on validation, and tested, on test."""
-    systems: list[SystemFigures]
-    """In the order asked for."""
-    reference: str | None
-    """The system that the others are tested against; None where each is against its own intact system."""
-    reference_chosen: bool
-    """Whether it is the best on validation, and not one that was asked for."""
-    legacy_choice: str | None
-    """The system whose legacy figure is best, which is what choosing by the test part would take; None unless
-    asked for."""
-    differences: list[Difference]
-    """Of the reference, or the intact system, to each other one, on test, paired by user, means over seeds;
-    all of them are one family for Holm's correction."""
-    failures: list[Failure]
-    left_out: list[LeftOut] = []
-    lengths: list[int] = []
-    """Of the lists that were asked for; the metric's own may be measured beside them."""
-    unread: dict[str, list[str]] = {}
-    """System -> settings of the loop that it does not read, as it is solved."""
-
-    def takes_place_of(self, earlier: ComparisonResult) -> bool:
-        """Say whether this answers what an earlier result answers, and perhaps more.
-
-        More seeds and systems widen a question, and other list lengths change what is shown of it; another
-        split, mask or protocol, other settings or systems ask something else.
-        """
-        mine, theirs = ({of.name: of.settings for of in one.systems} for one in (self, earlier))
-        failed = {failure.name for failure in self.failures}
-        return self._measured() == earlier._measured() and all(
-            mine.get(name, settings if name in failed else None) == settings
-            for name, settings in theirs.items()
-        )
-
-    def _measured(self) -> tuple[object, ...]:
-        return self.split_hash, self.protocol["masked"], self.legacy_choice is None
 
 
 def compare(
@@ -196,8 +78,8 @@ def compare(
         k: list lengths of the figures.
         masked: whose items are no candidates at test time.
         reference: the system that the others are tested against; by default the best on validation.
-        legacy: beside the clean figures give those that MMRec would print: of trainings of their own, see
-            `as_legacy`, the seed that is best on test.
+        legacy: beside the clean figures give those that MMRec would print, see `triptych.experiments.legacy`:
+            of trainings that round, the seed that is best on test.
         beyond: also say what lists are like beside accuracy; see `triptych.runs.beyond`.
         left_out: what is not compared, to be told with the result.
         observe: makes an observer for a training in this process.
@@ -238,13 +120,26 @@ def compare(
             fix="Split the data another way",
         )
     sealed = split.without_test()
-    jobs = list_jobs(systems, seeds, legacy=legacy)
-    outcomes: dict[str, Outcome] = {}
-    for outcome in run_jobs([job for of in jobs.values() for job in of], split, workshop, observe=observe):
+    jobs, outcomes = list_jobs(systems, seeds), dict[str, Outcome]()
+
+    def note(outcome: Outcome) -> None:
         outcomes[outcome.job.name(sealed)] = outcome
         if on_outcome is not None:
             on_outcome(outcome)
-    every = {name: [outcomes[job.name(sealed)] for job in of] for name, of in jobs.items()}
+
+    def train_all(wanted: Mapping[str, Sequence[Job]]) -> dict[str, list[Outcome]]:
+        missing = [job for of in wanted.values() for job in of if job.name(sealed) not in outcomes]
+        for outcome in run_jobs(missing, split, workshop, observe=observe):
+            note(outcome)
+        return {name: [outcomes[job.name(sealed)] for job in of] for name, of in wanted.items()}
+
+    every = train_all(jobs)
+    rounded = {name: [legacy_job(job) for job in of] for name, of in jobs.items()} if legacy else {}
+    for name, of in rounded.items():
+        for job, outcome in zip(of, every[name], strict=True):
+            if job != outcome.job and (same := spare_training(job, outcome)) is not None:
+                note(same)
+    every_rounded = train_all(rounded)
     figures: list[SystemFigures] = []
     per_user: dict[str, PerUser] = {}
     protocol: dict[str, Any] = {}
@@ -263,11 +158,11 @@ def compare(
             opened = [_open(job, folder, split, lengths, masked, beyond) for folder, job in runs]
             if not opened:
                 continue  # told of by its failures
-            rounded = [
+            opened_rounded = [
                 _open(job, folder, split, lengths, masked, beyond=False)
-                for folder, job in _runs(every.get(_legacy_name(name), every.get(name, [])) if legacy else [])
+                for folder, job in _runs(every_rounded.get(name, []))
             ]
-            by_test = max(rounded, key=lambda one: one.ranking.mean()[metric], default=None)
+            by_test = max(opened_rounded, key=lambda one: one.ranking.mean()[metric], default=None)
             figures.append(_figures(name, system, opened, by_test))
             per_user[name] = np.stack([one.ranking.values[metric] for one in opened])  # (seeds, n)
             protocol = dict(opened[0].ranking.protocol)
@@ -299,13 +194,8 @@ def compare(
     )
 
 
-def list_jobs(
-    systems: Mapping[str, System], seeds: Sequence[int], *, legacy: bool = False
-) -> dict[str, list[Job]]:
-    """List the trainings of a comparison by system; for the legacy protocol also "SYSTEM, legacy".
-
-    A model of one epoch has nothing to round, and no such entry.
-    """
+def list_jobs(systems: Mapping[str, System], seeds: Sequence[int]) -> dict[str, list[Job]]:
+    """List the trainings of a comparison by system."""
     jobs: dict[str, list[Job]] = {}
     for name, system in systems.items():
         if isinstance(system, SavedRuns):
@@ -313,28 +203,16 @@ def list_jobs(
         recipe, change = (
             (system.recipe, _of_features(system)) if isinstance(system, Variant) else (system, None)
         )
-        recipes = {name: recipe}
-        if legacy and as_legacy(recipe) != recipe:
-            recipes[_legacy_name(name)] = as_legacy(recipe)
-        for called, trained in recipes.items():
-            jobs[called] = [Job(trained, seed, change, called) for seed in dict.fromkeys(seeds)]
+        jobs[name] = [Job(recipe, seed, change, name) for seed in dict.fromkeys(seeds)]
     return jobs
 
 
 def n_trainings(systems: Mapping[str, System], seeds: Sequence[int], *, legacy: bool = False) -> int:
-    """Count the trainings of a comparison, equal ones once."""
-    jobs = [job for of in list_jobs(systems, seeds, legacy=legacy).values() for job in of]
+    """Count the trainings of a comparison, equal ones once; legacy ones may be spared yet."""
+    jobs = [job for of in list_jobs(systems, seeds).values() for job in of]
+    if legacy:
+        jobs += [legacy_job(job) for job in jobs]
     return len({json.dumps(job.settings(), sort_keys=True) for job in jobs})
-
-
-def as_legacy(recipe: Recipe) -> Recipe:
-    """Train as MMRec does: round the watched figure to 4 places before epochs are compared."""
-    rounded = recipe.with_settings({"metric_decimals": 4})
-    return recipe if "metric_decimals" in rounded.unread() else rounded
-
-
-def _legacy_name(name: str) -> str:
-    return f"{name}, legacy"
 
 
 def _check_asked(systems: Mapping[str, System], seeds: Sequence[int], reference: str | None) -> None:

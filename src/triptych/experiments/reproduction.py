@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict
 
 from triptych.data.split import Split
 from triptych.errors import ConfigError, nearest
-from triptych.experiments.comparison import ComparisonResult, Spread, compare
+from triptych.experiments.comparison import compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
 from triptych.experiments.plans import PaperPlan, published, published_metrics, published_sizes
+from triptych.experiments.result import ComparisonResult, Spread
 from triptych.runs import RUN, load, train
 from triptych.training.observer import Observer
 from triptych.training.recipe import Recipe

@@ -18,8 +18,9 @@ from scipy import stats
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.evaluation.ranking import Masked
-from triptych.experiments.comparison import ComparisonResult, compare
+from triptych.experiments.comparison import compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
+from triptych.experiments.result import ComparisonResult
 from triptych.training.observer import Observer
 from triptych.training.recipe import Recipe
 

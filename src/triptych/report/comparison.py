@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from triptych.errors import StorageError
 from triptych.evaluation.significance import N_RESAMPLES
-from triptych.experiments.comparison import ComparisonResult, SystemFigures
+from triptych.experiments.result import ComparisonResult, SystemFigures
 from triptych.files import hash_arrays, read_json, write_json, write_text
 from triptych.report.comparison_figures import draw_all
 from triptych.report.comparison_tables import (

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from triptych.experiments.comparison import ComparisonResult, Spread
 from triptych.experiments.knockout import Curve
 from triptych.experiments.knockout import curves as content_curves
+from triptych.experiments.result import ComparisonResult, Spread
 from triptych.report.comparison_tables import describe
 from triptych.report.svg import ACCENT, N_COLORS, PANEL, QUIET, WIDTH, color, dashes, draw_svg
 from triptych.runs import RunRecord

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from triptych.errors import ConfigError, nearest
-from triptych.experiments.comparison import ComparisonResult, Spread
 from triptych.experiments.knockout import Curve, curves
+from triptych.experiments.result import ComparisonResult, Spread
 
 ALPHA = 0.05
 """A difference is marked if its p-value, after Holm's correction, is below it."""
@@ -291,8 +291,8 @@ def legacy_note(result: ComparisonResult) -> str:
         return ""
     best = max(result.systems, key=lambda system: system.valid[result.metric].mean).name
     return (
-        "Legacy figures are not to be quoted: as in MMRec, trainings of their own compare epochs by a figure "
-        "rounded to 4 places, the seed that is best on test is printed, and train items alone are masked. "
+        "Legacy figures are not to be quoted: as in MMRec, epochs are compared by a figure rounded to 4 "
+        "places, the seed that is best on test is printed, and train items alone are masked. "
         f"Choosing so would take {result.legacy_choice}; validation takes {best}."
     )
 

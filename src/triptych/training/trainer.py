@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from triptych.training.checkpoint import Tensors, flatten, load_checkpoint, save
 from triptych.training.config import TrainConfig
 from triptych.training.observer import EpochRecord, Observer
 from triptych.training.optimizers import Adam, RowAdam
+from triptych.training.progress import Progress
 from triptych.training.sampler import TripletSampler
 from triptych.training.signals import DeferredSignals
 
@@ -37,18 +38,6 @@ _BYTES_PER_PAIR = 32
 """Of a training pair in an epoch: place, user, item, sampled item."""
 _RUNTIME = 48 << 20
 """What libraries take for themselves once they compute."""
-
-
-@dataclass
-class Progress:
-    """How far training is: all of the loop's own state, so that a checkpoint can hold it."""
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_value: float = -1.0
-    evaluations_without_gain: int = 0
-    peak_memory_bytes: int = 0
-    history: list[EpochRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         with DeferredSignals(self._on_signal, active=self.checkpoint_dir is not None) as self._signals:
-            while self.progress.epoch < self.epochs and not self._out_of_patience():
+            while self.progress.epoch < self.epochs and not self.progress.out_of_patience(self.config):
                 record = self._run_epoch(self.progress.epoch + 1)
                 self.progress.epoch = record.epoch
                 self.progress.history.append(record)
@@ -178,17 +167,10 @@ class Trainer:
         if epoch % self.config.eval_every and not last:
             return EpochRecord(epoch, losses, None, False, trained - started, 0.0)
         valid = self.validate(check_scorer(self.model, self.model.scorer()))
-        value = valid[self.config.metric]
-        if self.config.metric_decimals is not None:
-            value = round(value, self.config.metric_decimals)
-        best = value > self.progress.best_value
+        best = self.progress.take(epoch, valid[self.config.metric], self.config)
         if best:
-            self.progress.best_epoch, self.progress.best_value = epoch, value
-            self.progress.evaluations_without_gain = 0
             self.best = {}  # so that two sets of best weights are never held
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        else:
-            self.progress.evaluations_without_gain += 1
         return EpochRecord(epoch, losses, valid, best, trained - started, time.perf_counter() - trained)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
@@ -235,9 +217,6 @@ class Trainer:
         if self.config.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
-
-    def _out_of_patience(self) -> bool:
-        return self.progress.evaluations_without_gain > self.config.patience
 
     def _note_peak(self) -> None:
         earlier = self.progress.peak_memory_bytes  # of processes that were stopped too
