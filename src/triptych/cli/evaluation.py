@@ -125,6 +125,7 @@ def diagnose(
 ) -> None:
     """Measure what a trained model does with content: its columns, its modalities, what they share."""
     from triptych.data.dataset import Dataset
+    from triptych.report.diagnosis_tables import modality_rows, pair_rows
     from triptych.runs import diagnose as diagnose_run
     from triptych.runs import load
 
@@ -144,10 +145,7 @@ def diagnose(
         print_table(
             "\nThe modalities in the model",
             ["modality", "items", "uniformity", "raw variance kept", "by content alone"],
-            [
-                (row.modality, row.n_items, row.uniformity, row.variance_kept, row.variance_kept_by_content)
-                for row in found.modalities
-            ],
+            modality_rows(found),
             notes="Uniformity: 0 where all vectors point one way, lower where they spread.\n"
             "By content alone: by what content makes of items before ids and graphs enter, if they do.",
         )
@@ -155,17 +153,7 @@ def diagnose(
         print_table(
             "\nWhat two modalities say of each other",
             ["modalities", "items", "distance", "nats in the model", "of content alone", "in raw features"],
-            [
-                (
-                    " + ".join(row.modalities),
-                    row.n_items,
-                    row.alignment,
-                    row.information,
-                    row.information_of_content,
-                    row.information_raw,
-                )
-                for row in found.pairs
-            ],
+            pair_rows(found),
             notes="Distance: mean squared distance of an item's two unit vectors, 0 to 4.\n"
             "Nats: lower bounds of the information they share.",
         )

@@ -133,10 +133,7 @@ class ModelInputs:
 
 
 class Recommender(nn.Module):
-    """Base of all models. Most write `__init__`, `embeddings` and `loss`, and nothing else.
-
-    Args: its settings, and what it may know of the data.
-    """
+    """Base of all models, of settings and inputs. Most write `__init__`, `embeddings` and `loss` alone."""
 
     negatives: int = 1
     """Sampled items per training pair; 0 for models that learn without."""
@@ -147,6 +144,9 @@ class Recommender(nn.Module):
     schedule: ClassVar[Literal["batches", "sweeps", "once"]] = "batches"
     """What an epoch is: `epoch_steps`, then all training pairs in batches; `epoch_steps` alone, for models
     that solve for all pairs at once; or, for closed forms, `epoch_steps` alone and no second epoch."""
+
+    ways_out: ClassVar[Mapping[str, str]] = {}
+    """Method below that gives nothing under some settings -> what to do about it, for `way_out`."""
 
     def __init__(self, config: ModelConfig, inputs: ModelInputs) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from triptych.report.diagnosis_tables import modality_rows, pair_rows
 from triptych.report.embedding_figures import draw_content, draw_layers, draw_maps, layer_name
 from triptych.report.embeddings import Picture
 from triptych.report.page import draw_if_possible, write_page
@@ -22,7 +23,6 @@ def write_picture_page(picture: Picture, path: Path) -> None:
         lambda: (draw_maps(picture), draw_content(picture), draw_layers(picture))
     )
     maps, content, layers = figures or ({}, [], [])
-    found = picture.diagnosis
     write_page(
         path,
         "embeddings.html",
@@ -48,19 +48,6 @@ def write_picture_page(picture: Picture, path: Path) -> None:
             for one in picture.histograms
         ],
         layer_rows=[(layer_name(one), one.redundancy) for one in picture.layers],
-        modality_rows=[
-            (row.modality, row.n_items, row.uniformity, row.variance_kept, row.variance_kept_by_content)
-            for row in found.modalities
-        ],
-        pair_rows=[
-            (
-                " + ".join(row.modalities),
-                row.n_items,
-                row.alignment,
-                row.information,
-                row.information_of_content,
-                row.information_raw,
-            )
-            for row in found.pairs
-        ],
+        modality_rows=modality_rows(picture.diagnosis),
+        pair_rows=pair_rows(picture.diagnosis),
     )

@@ -85,12 +85,8 @@ class Plugin(nn.Module):
 
 
 def way_out(host: Recommender, method: str, otherwise: str) -> str:
-    """Say what to do about a method of the host that gives nothing.
-
-    A model whose settings decide on it says which do, as `ways_out`: name of the method -> what to do.
-    """
-    ways: Mapping[str, str] = getattr(host, "ways_out", {})
-    return ways.get(method, otherwise)
+    """Say what to do about a method of the host that gives nothing: what the host says, or else this."""
+    return host.ways_out.get(method, otherwise)
 
 
 class PluggedIn(Recommender):
