@@ -372,6 +372,41 @@ def test_a_first_line_of_excel_says_what_parts_the_fields(tmp_path, encoding, da
     assert prepare(path, name="a", encoding=name, max_bad=0.5).items.ids.tolist() == ["Hut", "Tor", "Tür"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("damage", ["", "b;Topf;2;x;y\n"])
+def test_titles_above_a_table_are_told_from_its_header(tmp_path, encoding, damage):
+    text = f'Aufträge, "alle"\n\nvom 1.2.2025\nuser;sku;a,b\na;Tür;1\nc;Tor;2\n{damage}d;Hut;3\n'
+    path, name, bad = write(tmp_path / "a.csv", text, encoding), encoding.removesuffix("-sig"), BadRows(0.5)
+    assert read_header(path, name) == ["user", "sku", "a,b"]
+    frame = read_table(path, bad, encoding=name)
+    assert frame.rows() == [("a", "Tür", 1), ("c", "Tor", 2), ("d", "Hut", 3)]
+    told = bad.of("a.csv")
+    assert told["left_out"]["above the header"] == 2
+    assert "above the header: 'Aufträge, \"alle\"'" in told["first_left_out"]
+    if damage:
+        assert "too many fields: line 7 holds more fields than the header" in told["first_left_out"]
+    data = prepare(path, name="a", encoding=name, max_bad=0.5)
+    assert data.items.ids.tolist() == ["Hut", "Tor", "Tür"]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("user,sku\n1,2\n", ["user", "sku"]),
+        ("user\na\nb\n", ["user"]),
+        ("user\nsmith, john\ndoe, jane\n", ["user"]),  # two fields may be a sentence
+        ("user\na,b,c\nd\n", ["user"]),  # the next line has another number of fields
+        ("user,sku,n\n1,a,b,3\n2,b,c,3\n", ["user", "sku", "n"]),  # R leaves the row's name without a head
+        ("\n" * 60 + "user,sku,n\n1,a,3\n", ["user", "sku", "n"]),
+        ('id,words\n1,"soft; warm; light\nnice; new; red"\n', ["id", "words"]),  # lines of a field
+        ("all\n" * 60 + "user,sku,n\n1,a,3\n", ["all"]),  # too far below
+        ("all\nuser,sku,n\n", ["all"]),  # no row tells that this is a header
+    ],
+)
+def test_without_titles_the_first_line_is_the_header(tmp_path, text, columns):
+    assert read_header(write(tmp_path / "a.csv", text)) == columns
+
+
 LIGHT = {"text": "tfidf"}
 
 

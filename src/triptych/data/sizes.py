@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from triptych.data.dialect import table_suffix
 from triptych.data.json_records import is_json_array
 from triptych.data.lines import DAMAGED, unpacking
-from triptych.data.tables import table_suffix
 from triptych.memory import free_bytes, require_memory
 
 _GROWTH, _LINE = 3, 50

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import polars as pl
 
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import free_name
+from triptych.data.dialect import TYPED, Dialect, decoded_lines, find_dialect, is_utf8, table_suffix
 from triptych.data.json_records import (
     array_keys,
     holds_json_objects,
@@ -28,7 +28,7 @@ from triptych.data.json_records import (
     read_json_array,
     read_json_lines,
 )
-from triptych.data.lines import COMPRESSIONS, DAMAGED, first_lines, open_bytes, read_unpacked, unpacked
+from triptych.data.lines import DAMAGED, first_lines, open_bytes, read_unpacked, unpacked
 from triptych.data.quotes import check_quotes, holds_rows
 from triptych.errors import ConfigError, DataError
 
@@ -37,8 +37,10 @@ _INTEGER = r"^(?:0|-?[1-9][0-9]*)$"  # nothing that would change when written ag
 
 MOST_COLUMNS = 10_000
 """Of a text table; each is looked at for its type."""
-_LONGEST_HEADER, _LONGEST_FIELD = 1 << 22, 1 << 30
+_LONGEST_FIELD = 1 << 30
 """Letters."""
+_SHOWN = 40
+"""Letters of a title that is left out."""
 _LINES_FOR_KEYS = 200
 """Of JSON objects, which need not have the same keys."""
 
@@ -54,8 +56,9 @@ def read_table(
     """Read a table by its suffix, compressed text included (`.csv.gz`).
 
     Text formats give strings, except for columns that hold canonical integers only: ids such as
-    "007" stay as they are. A first line such as `sep=;` is Excel's, and no header. Blank lines are skipped,
-    and so are spaces around a field and Excel's ="" around what is to stay text, save in RecBole's files.
+    "007" stay as they are. Titles above the header, see `triptych.data.dialect`, are counted as left out.
+    Blank lines are skipped, and so are spaces around a field and Excel's ="" around what is to stay text,
+    save in RecBole's files.
 
     Args:
         path: the file.
@@ -106,10 +109,11 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
         if suffix in (".json", ".jsonl", ".ndjson"):
             if is_json_array(path):
                 return array_keys(path, _LINES_FOR_KEYS)
-            return json_keys(_first_lines(path, encoding, _LINES_FOR_KEYS))
-        separator, header, _ = _dialect(path, encoding)
-        names = next(csv.reader([header], delimiter=separator, quotechar='"'))
-        return _column_names(names, typed=suffix in _TYPED)
+            filled = (line for line in decoded_lines(path, encoding) if line.strip())
+            return json_keys(islice(filled, _LINES_FOR_KEYS))
+        dialect = find_dialect(path, encoding)
+        names = next(csv.reader([dialect.header], delimiter=dialect.separator, quotechar='"'))
+        return _column_names(names, typed=suffix in TYPED)
     except _UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
@@ -141,12 +145,6 @@ def way_to_tables(path: Path) -> str:
             )
         ways += [f"{name} is {what}" for suffixes, what in _HOLD_TABLES.items() if suffix in suffixes]
     return "; ".join(ways[:_MOST_WAYS])
-
-
-def table_suffix(path: Path) -> str:
-    """Give the suffix that names a table's format, without that of its compression, in lower case."""
-    compressed = path.suffix.lower() in COMPRESSIONS
-    return (Path(path.stem).suffix if compressed else path.suffix).lower()
 
 
 def existing_file(path: str | Path) -> Path:
@@ -186,53 +184,10 @@ def naming(source: str) -> Iterator[None]:
         raise type(error)(f"{source}: {error.found}", wanted=error.wanted, fix=error.fix) from error
 
 
-def _first_lines(path: Path, encoding: str, n: int) -> Iterator[str]:
-    """Read the first n lines that are not blank."""
-    with open_bytes(path) as file:
-        text = io.TextIOWrapper(
-            file, encoding="utf-8-sig" if _is_utf8(encoding) else encoding, errors="replace"
-        )
-        while n > 0 and (line := text.readline(_LONGEST_HEADER)):
-            if line.strip():
-                n -= 1
-                yield line.rstrip("\r\n")
-
-
-class _Dialect(NamedTuple):
-    """How a text table is written.
-
-    Args:
-        separator: what parts the fields.
-        header: its line.
-        n_before: lines before that.
-    """
-
-    separator: str
-    header: str
-    n_before: int
-
-
-def _dialect(path: Path, encoding: str) -> _Dialect:
-    """Say how a text table is written, by its first line, or by what Excel says before it."""
-    first, second, *_ = *_first_lines(path, encoding, 2), "", ""
-    suffix = table_suffix(path)
-    if suffix not in _TYPED and (said := re.fullmatch(r"sep=([,;\t|])", first, re.IGNORECASE)):
-        return _Dialect(said[1], second, 1)
-    return _Dialect(_separator(first, suffix), first, 0)
-
-
-def _separator(first_line: str, suffix: str) -> str:
-    """Say what parts the fields: what the header has most of outside quotes, of equals the suffix's own."""
-    usual = "," if suffix == ".csv" else "\t"
-    if suffix in _TYPED:
-        return usual
-    plain = re.sub('"[^"]*"', "", first_line)
-    return max((usual, ";", "\t", "|", ","), key=plain.count)  # the first of equals
-
-
 def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
-    typed = table_suffix(path) in _TYPED
-    dialect = separator, header, n_before = _dialect(path, encoding)
+    typed = table_suffix(path) in TYPED
+    dialect = find_dialect(path, encoding)
+    separator, header = dialect.separator, dialect.header
     if (n_columns := header.count(separator) + 1) > MOST_COLUMNS:
         raise ValueError(f"{n_columns:,} columns, and more than {MOST_COLUMNS:,} are not looked at")
     if "\ufffd" in header:
@@ -247,13 +202,15 @@ def _read_text(path: Path, bad: BadRows, encoding: str) -> pl.DataFrame:
             quote_char=quote,
             infer_schema=False,
             glob=False,
-            skip_lines=n_before,
+            skip_lines=dialect.n_before,
         )
         if quote:
             check_quotes(source, separator, n_columns)
         frame.columns = _distinct(_column_names(_as_written(frame.columns), typed))
     except (pl.exceptions.ComputeError, UnicodeDecodeError, csv.Error):
         frame = _read_row_by_row(path, bad, encoding, dialect, typed)
+    titles = [f"'{title[:_SHOWN]}'" for title in dialect.titles]
+    bad.add(path.name, "above the header", len(titles), titles, harmless=True)
     if frame.width > 1 and frame.to_series(0).null_count():
         n_rows = frame.height
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
@@ -300,36 +257,34 @@ def _check_encoding(path: Path, encoding: str) -> None:
             )
 
 
-def _is_utf8(encoding: str) -> bool:
-    return codecs.lookup(encoding).name == "utf-8"
-
-
 def _source(path: Path, encoding: str) -> Path | bytes:
     """Give polars the file itself, or its text in UTF-8."""
-    if not _is_utf8(encoding):
+    if not is_utf8(encoding):
         return read_unpacked(path).decode(encoding).encode()
     return unpacked(path)
 
 
-def _read_row_by_row(path: Path, bad: BadRows, encoding: str, dialect: _Dialect, typed: bool) -> pl.DataFrame:
+def _read_row_by_row(path: Path, bad: BadRows, encoding: str, dialect: Dialect, typed: bool) -> pl.DataFrame:
     """Read a damaged table slowly, leaving out rows badly quoted, too long or of another encoding."""
-    codec = "utf-8-sig" if _is_utf8(encoding) else encoding
-    separator = dialect.separator
+    codec = "utf-8-sig" if is_utf8(encoding) else encoding
+    separator, n_before = dialect.separator, dialect.n_before
     with io.TextIOWrapper(open_bytes(path), encoding=codec, errors="surrogateescape", newline="") as text:
+        for _ in range(n_before):
+            text.readline()
         rows = csv.reader(
             text, delimiter=separator, strict=True, quoting=csv.QUOTE_NONE if typed else csv.QUOTE_MINIMAL
         )
         kept: list[list[str | None]] = []
         n_rows = 0
-        header = _distinct(_column_names(next(islice(rows, dialect.n_before, None), []), typed))
+        header = _distinct(_column_names(next(rows, []), typed))
         while True:
-            before = rows.line_num
+            before = n_before + rows.line_num
             try:
                 row = next(rows, None)
             except csv.Error as error:  # what a stray quote takes in; it goes on with the next line
-                n_lines = rows.line_num - before
+                n_lines = n_before + rows.line_num - before
                 n_rows += n_lines
-                lines = f"line {before + 1:,}" + (f" to {rows.line_num:,}" if n_lines > 1 else "")
+                lines = f"line {before + 1:,}" + (f" to {before + n_lines:,}" if n_lines > 1 else "")
                 bad.add(path.name, "badly quoted", n_lines, [f"{lines}: {error}"])
                 continue
             if row is None:
@@ -337,13 +292,13 @@ def _read_row_by_row(path: Path, bad: BadRows, encoding: str, dialect: _Dialect,
             if not row:
                 continue
             if separator == "\t" and any(holds_rows(field.splitlines(), len(header)) for field in row):
-                n_lines = rows.line_num - before
+                n_lines = n_before + rows.line_num - before
                 n_rows += n_lines
-                lines = f"line {before + 1:,} to {rows.line_num:,}"
+                lines = f"line {before + 1:,} to {before + n_lines:,}"
                 bad.add(path.name, "badly quoted", n_lines, [f"{lines}: rows between two quotes"])
                 continue
             n_rows += 1
-            at = f"line {rows.line_num:,}"
+            at = f"line {n_before + rows.line_num:,}"
             if any("\udc80" <= letter <= "\udcff" for field in row for letter in field):
                 bad.add(path.name, f"not {encoding}", 1, [f"{at}, which another --encoding may read"])
             elif any(row[len(header) :]):
@@ -413,7 +368,6 @@ _HOLD_TABLES = {
     (".zip", ".7z", ".rar", ".tar", ".tgz"): "an archive: unpack it, and give the folder",
     (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"): "a workbook: save its sheets as CSV, a file each",
 }
-_TYPED = {".inter", ".item"}  # RecBole's and MMRec's: tabs, no quoting, types in the header
 _READERS: dict[str, Callable[[Path, BadRows, str], pl.DataFrame]] = {
     ".csv": _read_text,
     ".tsv": _read_text,

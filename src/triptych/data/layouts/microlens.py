@@ -14,13 +14,14 @@ import polars as pl
 
 from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.data.columns import Columns
+from triptych.data.dialect import table_suffix
 from triptych.data.feature_files import read_features
 from triptych.data.features import ItemFeatures
 from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.layouts.plain import usual_columns
 from triptych.data.lines import DAMAGED, open_bytes, read_lines, unpacked_name
-from triptych.data.tables import existing_file, read_table, table_suffix
+from triptych.data.tables import existing_file, read_table
 from triptych.errors import DataError
 
 Schema = Mapping[str, type[pl.DataType]]

@@ -13,10 +13,10 @@ import polars as pl
 
 from triptych.data.bad_rows import SHOWN, BadRows
 from triptych.data.columns import Columns
+from triptych.data.dialect import table_suffix
 from triptych.data.ids import IdMap
 from triptych.data.layouts.base import Layout
 from triptych.data.lines import Chunk, existing, first_lines, read_chunks, read_lines, unpacked_name
-from triptych.data.tables import table_suffix
 from triptych.errors import DataError
 
 Schema = Mapping[str, type[pl.DataType]]
