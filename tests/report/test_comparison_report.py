@@ -203,6 +203,10 @@ CAPTION = (
     "the reference base (the best on validation) significantly (p < 0.05, paired by user, bootstrap, Holm's correction). "
     "Not in it, as the training failed: third with seed 2."
 )
+COSTS = (
+    "Seconds of an epoch without evaluation, the median; memory of the process, the largest: both are of the machine at "
+    "that time. Parameters are those learned by gradient, 0 of what is solved."
+)
 
 
 def test_the_markdown_table_to_the_letter():
@@ -213,6 +217,13 @@ def test_the_markdown_table_to_the_letter():
         "| a\\_b\\|c 5% | **0.1200** ± 0.0020† | **0.0600** ± 0.0020 |\n"
         "| third | **0.1200** | 0.0400 |\n"
         "\n" + CAPTION.replace("<", "\\<") + "\n"
+        "\n"
+        "| system | epochs by seed | seconds per epoch | memory, MiB | parameters |\n"
+        "|:--|--:|--:|--:|--:|\n"
+        "| base | 12, 12 | 1.60 | 300 | – |\n"
+        "| a\\_b\\|c 5% | 12, 12 | 1.62 | 300 | – |\n"
+        "| third | 12 | 1.62 | 300 | 12,345 |\n"
+        "\n" + COSTS + "\n"
     )
 
 
@@ -231,6 +242,20 @@ def test_the_latex_table_to_the_letter():
             r"base & \underline{0.1000} $\pm$ 0.0020 & \underline{0.0500} $\pm$ 0.0020 \\",
             r"a\_b\textbar{}c 5\% & \textbf{0.1200} $\pm$ 0.0020$^{\dagger}$ & \textbf{0.0600} $\pm$ 0.0020 \\",
             r"third & \textbf{0.1200} & 0.0400 \\",
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{COSTS}}}",
+            r"\begin{tabular}{lrrrr}",
+            r"\toprule",
+            r"system & epochs by seed & seconds per epoch & memory, MiB & parameters \\",
+            r"\midrule",
+            r"base & 12, 12 & 1.60 & 300 & -- \\",
+            r"a\_b\textbar{}c 5\% & 12, 12 & 1.62 & 300 & -- \\",
+            r"third & 12 & 1.62 & 300 & 12,345 \\",
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -453,7 +478,7 @@ def test_curves_of_worn_content_are_tables_in_markdown_and_latex():
     assert "| coverage@5 | 0.5000 |" in text
     latex = comparison_latex(worn())
     assert r"a & 0.2000 $\pm$ 0.0020 & 0.1800 $\pm$ 0.0020 & 0.1500 $\pm$ 0.0020 \\" in latex
-    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 4
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 5
     assert latex.count("booktabs") == 1
 
 

@@ -62,7 +62,7 @@ def comparison_markdown(result: ComparisonResult, metrics: Sequence[str] | None 
         for name, row in in_table(result, chosen).items()
     ]
     tables = ["\n".join(lines) + f"\n\n{_markdown(table_caption(result, chosen))}\n"]
-    tables += [plain_markdown(more) for more in more_tables(result)]
+    tables += [plain_markdown(more) for more in (*more_tables(result), costs_table(result))]
     return "\n".join(tables)
 
 
@@ -91,7 +91,7 @@ def comparison_latex(result: ComparisonResult, metrics: Sequence[str] | None = N
     ]
     heads = ["system", *chosen, *legacy_heads(result)]
     tables = [latex_table(heads, rows, table_caption(result, chosen))]
-    tables += [plain_latex(more) for more in more_tables(result)]
+    tables += [plain_latex(more) for more in (*more_tables(result), costs_table(result))]
     return "\n".join(["% needs \\usepackage{booktabs}", *tables])
 
 
