@@ -108,7 +108,7 @@ def test_shipped_recipes_are_sound_and_say_where_they_come_from():
 
 
 def test_recipes_for_other_data_say_what_they_change():
-    """Of data that a paper does not have; nothing is chosen on them yet."""
+    """Of data that a paper does not have: what was chosen on them, or that nothing was yet."""
     for name, like, changed in (
         ("sand-tiktok.toml", "sand-baby.toml", {"learning_rate": 1e-3}),
         ("ksi-baby.toml", "ksi-sports.toml", {}),
