@@ -67,7 +67,7 @@ def find_dialect(path: Path, encoding: str) -> Dialect:
 
 
 def decoded_lines(path: Path, encoding: str) -> Iterator[str]:
-    """Read a text line by line, compressed or not, as far as it can be read."""
+    """Read a text line by line, compressed or not, with U+FFFD for what is not of its encoding."""
     with open_bytes(path) as file:
         codec = "utf-8-sig" if is_utf8(encoding) else encoding
         text = io.TextIOWrapper(file, encoding=codec, errors="replace")

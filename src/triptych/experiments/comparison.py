@@ -158,8 +158,9 @@ def compare(
             opened = [_open(job, folder, split, lengths, masked, beyond) for folder, job in runs]
             if not opened:
                 continue  # told of by its failures
+            known = {one.folder: one for one in opened}
             opened_rounded = [
-                _open(job, folder, split, lengths, masked, beyond=False)
+                known.get(folder) or _open(job, folder, split, lengths, masked, beyond=False)
                 for folder, job in _runs(every_rounded.get(name, []))
             ]
             by_test = max(opened_rounded, key=lambda one: one.ranking.mean()[metric], default=None)
