@@ -11,6 +11,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from triptych.unit import unit_rows
+
 Scaling = Literal["row", "largest", "column"]
 
 _ROUNDING = 8
@@ -93,15 +95,19 @@ def identity_loss(x: Tensor, counted: Tensor | None = None, scaling: Scaling = "
         if scaling == "column":
             matrix = column_correlation(x, counted)
         else:
-            lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # (..., N, 1)
-            if scaling == "largest":
-                known = lengths if counted is None else lengths * counted[..., None]
-                lengths = known.amax(dim=-2, keepdim=True)
-            products, _, n_rows = _products(x / lengths.clamp(min=1e-12), counted)
+            scaled = unit_rows(x) if scaling == "row" else _by_largest(x, counted)
+            products, _, n_rows = _products(scaled, counted)
             matrix = products / (n_rows - 1).clamp(min=1)
         identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         distance: Tensor = (matrix - identity).square().sum(dim=(-2, -1))
     return distance
+
+
+def _by_largest(x: Tensor, counted: Tensor | None) -> Tensor:
+    lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # (..., N, 1)
+    known = lengths if counted is None else lengths * counted[..., None]
+    longest: Tensor = known.amax(dim=-2, keepdim=True)
+    return x / longest.clamp(min=1e-12)
 
 
 def _products(x: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -457,7 +457,7 @@ def test_complete_content_is_asked_for_as_if_nothing_could_lack(split: Split):
 
 def test_the_mean_of_layers_shows_no_modality_that_an_item_lacks(split: Split):
     model, plugin = build(split, item_gnn="lightgcn")
-    assert plugin.look(model.host).vectors[0, 0].any()  # half its own id
+    assert plugin.look(model.host).vectors[0][0].any()  # half its own id
     assert not plugin.by_modality(model.host)["image"][0].any()
 
 

@@ -46,6 +46,7 @@ from torch import Tensor, nn
 
 from triptych.data.features import ItemFeatures
 from triptych.errors import ConfigError
+from triptych.graph.sparse import combine_layers
 from triptych.losses import bpr_loss
 from triptych.models.base import Losses, ModelInputs, Recommender, Step, Triplets, batch_rows, pair_scores
 from triptych.models.plugins.base import Plugin, PluginConfig, register_plugin, way_out
@@ -106,7 +107,7 @@ class Pass(NamedTuple):
 
     ids: Embeddings  # X_U, X_I
     layers: list[list[Tensor]]  # of each modality H_m^0 ... H_m^L, (I, D) each
-    vectors: Tensor  # (M, I, D), what of these is fused and asked
+    vectors: list[Tensor]  # of each modality (I, D), what of these is fused and asked
 
 
 @register_plugin(
@@ -172,10 +173,10 @@ class KSIPlugin(Plugin):
         ids = host.id_embeddings()
         assert ids is not None  # __init__ has seen to it
         if not self.config.use_structure:
-            return Pass(ids, [], ids.items.expand(len(self.modalities), -1, -1))
+            return Pass(ids, [], [ids.items] * len(self.modalities))
         layers = [encoder(ids.items) for encoder in self._encoders()]
         vectors = [encoder.result(part) for encoder, part in zip(self._encoders(), layers, strict=True)]
-        return Pass(ids, layers, torch.stack(vectors))
+        return Pass(ids, layers, vectors)
 
     def fuse(self, seen: Pass, embeddings: Embeddings) -> Embeddings:
         """Add the directions of h to vectors of the host, if anything is fused."""
@@ -183,7 +184,8 @@ class KSIPlugin(Plugin):
             return embeddings
         users, items = embeddings
         shares = self.modality_logits.softmax(dim=0)
-        fused = unit_rows((shares[:, None, None] * seen.vectors).sum(dim=0))  # (I, D)
+        weighted = [share * vectors for share, vectors in zip(shares, seen.vectors, strict=True)]
+        fused = unit_rows(combine_layers(weighted, "sum"))  # (I, D)
         if items.shape[1] == fused.shape[1]:
             return Embeddings(users, items + fused)
         return Embeddings(torch.cat([users, seen.ids.users], dim=1), torch.cat([items, fused], dim=1))
@@ -206,8 +208,8 @@ class KSIPlugin(Plugin):
         """Give H_m^L of each item graph, zero where an item has no neighbours: modality -> (I, D)."""
         if not self.config.use_structure:
             return {}
-        linked = torch.stack([encoder.linked() for encoder in self._encoders()])  # (M, I)
-        return dict(zip(self.modalities, self.look(host).vectors * linked[:, :, None], strict=True))
+        parts = zip(self.modalities, self._encoders(), self.look(host).vectors, strict=True)
+        return {modality: vectors * encoder.linked()[:, None] for modality, encoder, vectors in parts}
 
     def _encoders(self) -> list[ItemEncoder]:
         return cast("list[ItemEncoder]", list(self.encoders))
