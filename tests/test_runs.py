@@ -16,7 +16,7 @@ from triptych.errors import ConfigError, DataError, ShapeError, StorageError, Tr
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.files import read_json, write_json
 from triptych.models.lightgcn import LightGCNConfig
-from triptych.runs import Run, RunRecord, evaluate, load, open_test, train
+from triptych.runs import Run, RunRecord, evaluate, load, open_test, read_record, train
 from triptych.scorer import Embeddings, EmbeddingScorer
 from triptych.testing import checkerboard, toy_dataset
 from triptych.training.config import TrainConfig
@@ -233,10 +233,25 @@ def test_a_run_of_another_schema_and_a_folder_that_is_none(run: Run, tmp_path: P
     run.save(tmp_path / "run")
     path = tmp_path / "run" / "run.json"
     write_json(path, {**read_json(path), "schema_version": 99})
-    with pytest.raises(StorageError, match="schema version 99"):
-        load(tmp_path / "run")
-    with pytest.raises(StorageError, match="is not a run"):
-        load(tmp_path)
+    for read in (load, read_record):
+        with pytest.raises(StorageError, match="schema version 99"):
+            read(tmp_path / "run")
+        with pytest.raises(StorageError, match="is not a run"):
+            read(tmp_path)
+
+
+def test_the_record_is_read_without_what_it_vouches_for(run: Run, tmp_path: Path):
+    run.save(tmp_path / "run")
+    for path in (tmp_path / "run").glob("*.safetensors"):
+        path.unlink()
+    assert read_record(tmp_path / "run") == run.record
+    path = tmp_path / "run" / "run.json"
+    path.write_text(path.read_text().replace('"seed": ', '"seed": 1'))
+    with pytest.raises(StorageError, match="checksum"):
+        read_record(tmp_path / "run")
+    write_json(path, {"kind": "run", "schema_version": 1, "files": {}})
+    with pytest.raises(StorageError, match="does not describe a run: Field required"):
+        read_record(tmp_path / "run")
 
 
 def test_nan_embeddings_are_refused(run: Run):

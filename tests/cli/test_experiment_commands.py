@@ -123,6 +123,8 @@ def test_progress_names_what_is_trained(data: Path, tmp_path: Path, capsys):
     said = capsys.readouterr().err
     assert "1/2  vbpr, seed 1: trained" in said
     assert "2/2  vbpr: image absent, seed 1: trained" in said
+    assert call("compare", "lightgcn", "--protocol", "legacy", *common) == 0
+    assert "2/2  lightgcn, legacy, seed 1: is the training that does not round" in capsys.readouterr().err
 
 
 def test_ablate_compares_the_variants_with_the_model(data: Path, tmp_path: Path, capsys):

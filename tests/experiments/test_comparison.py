@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from triptych.data.interactions import TEST, TRAIN
 from triptych.data.split import PARTS, Split
 from triptych.errors import ConfigError, DataError, TrainingError
 from triptych.evaluation.ranking import evaluate_ranking
-from triptych.experiments import comparison, legacy
+from triptych.experiments import comparison, legacy, measuring
 from triptych.experiments.comparison import compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
 from triptych.experiments.result import ComparisonResult
+from triptych.experiments.systems import n_trainings
 from triptych.runs import load
 from triptych.testing import toy_dataset
 from triptych.training.recipe import Recipe
@@ -92,7 +94,7 @@ def test_another_reference_another_system_another_seed_train_only_what_is_new(
     again = compare(
         systems, split, [1, 2, 3], shop(folder), k=(2, 4), reference="factors", on_outcome=told.append
     )
-    assert [outcome.trained for outcome in told].count(True) == 3 + 2
+    assert [outcome.done for outcome in told].count("now") == 3 + 2
     assert again.reference == "factors"
     assert not again.reference_chosen
     assert [difference.system for difference in again.differences] == ["graph", "third"]
@@ -108,8 +110,8 @@ def test_a_single_system_has_figures_and_no_differences(split: Split, tmp_path: 
 
 def test_the_test_part_is_opened_when_all_trainings_have_ended(split: Split, tmp_path: Path, monkeypatch):
     events: list[str] = []
-    real = comparison.open_test
-    monkeypatch.setattr(comparison, "open_test", lambda *a, **k: (events.append("opened"), real(*a, **k))[1])
+    real = measuring.open_test
+    monkeypatch.setattr(measuring, "open_test", lambda *a, **k: (events.append("opened"), real(*a, **k))[1])
     compare(SYSTEMS, split, [1], shop(tmp_path), k=(2,), on_outcome=lambda _: events.append("trained"))
     assert events == ["trained", "trained", "opened", "opened"]
     for run in (tmp_path / "runs").iterdir():
@@ -211,13 +213,13 @@ def test_sparing_trainings_changes_no_legacy_figure(split: Split, tmp_path: Path
     quick = compare(
         systems, split, [1, 2], shop(tmp_path / "quick"), k=(2,), legacy=True, on_outcome=told.append
     )
-    trained = [outcome for outcome in told if outcome.trained]
+    done = Counter(outcome.done for outcome in told)
     assert len(told) == 8
-    assert len(trained) == 4 if rounds is None else 4 < len(trained) < 8
+    assert done == {"now": 4, "spared": 4} if rounds is None else 4 < done["now"] < 8
     again: list[Outcome] = []
     compare(systems, split, [1, 2], shop(tmp_path / "quick"), k=(2,), legacy=True, on_outcome=again.append)
     assert [outcome.folder for outcome in again] == [outcome.folder for outcome in told]
-    assert not any(outcome.trained for outcome in again)
+    assert not any(outcome.done == "now" for outcome in again)
     monkeypatch.setattr(comparison, "spare_training", lambda job, clean: None)
     whole = compare(systems, split, [1, 2], shop(tmp_path / "whole"), k=(2,), legacy=True)
     assert len(list((tmp_path / "whole" / "runs").iterdir())) == 8
@@ -239,9 +241,9 @@ def test_the_clean_figures_beside_legacy_ones_are_those_of_a_clean_comparison(sp
         "graph, seed 1", "graph, seed 2", "popular, seed 1", "popular, seed 2", "graph, legacy, seed 1",
         "graph, legacy, seed 2",
     ]  # fmt: skip
-    assert comparison.n_trainings(systems, [1, 2], legacy=True) == len(told)
+    assert n_trainings(systems, [1, 2], legacy=True) == len(told)
     clean = compare(systems, split, [1, 2], shop(tmp_path), k=(2,), on_outcome=told.append)
-    assert not any(outcome.trained for outcome in told[6:])
+    assert {outcome.done for outcome in told[6:]} == {"before"}
     assert clean.legacy_choice is None
     for one, other in zip(beside.systems, clean.systems, strict=True):
         assert one.model_copy(update={"legacy": None, "legacy_run": None}) == other

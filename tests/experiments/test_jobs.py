@@ -47,13 +47,13 @@ def shop(folder: Path, workers: int = 1) -> Workshop:
 def test_each_job_is_done_once_and_found_again(split: Split, tmp_path: Path):
     jobs = [job(), job(seed=2), job()]
     first = list(run_jobs(jobs, split, shop(tmp_path)))
-    assert [(outcome.job.seed, outcome.trained, outcome.error) for outcome in first] == [
-        (1, True, None),
-        (2, True, None),
+    assert [(outcome.job.seed, outcome.done, outcome.error) for outcome in first] == [
+        (1, "now", None),
+        (2, "now", None),
     ]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     again = list(run_jobs(jobs, split, shop(tmp_path)))
-    assert [outcome.trained for outcome in again] == [False, False]
+    assert [outcome.done for outcome in again] == ["before", "before"]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
     assert [outcome.folder for outcome in again] == [outcome.folder for outcome in first]
 
@@ -233,7 +233,7 @@ def test_a_worker_that_dies_ends_it_all_and_nothing_done_is_lost(split: Split, t
     with pytest.raises(TrainingError, match=r"a process that worked in .* died"):
         list(outcomes)
     assert not multiprocessing.active_children()
-    assert next(run_jobs(jobs[:1], split, shop(tmp_path))).trained is False
+    assert next(run_jobs(jobs[:1], split, shop(tmp_path))).done == "before"
 
 
 def test_a_second_process_on_one_folder_is_refused(split: Split, tmp_path: Path):

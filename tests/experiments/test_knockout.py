@@ -19,7 +19,7 @@ from triptych.data.features import ItemFeatures, ItemGraph
 from triptych.data.split import Split
 from triptych.errors import ConfigError
 from triptych.evaluation.significance import correct_family
-from triptych.experiments.comparison import Variant, compare
+from triptych.experiments.comparison import compare
 from triptych.experiments.content import Change
 from triptych.experiments.jobs import Job, Workshop, run_jobs
 from triptych.experiments.knockout import (
@@ -30,6 +30,7 @@ from triptych.experiments.knockout import (
     used_modalities,
 )
 from triptych.experiments.result import ComparisonResult
+from triptych.experiments.systems import Variant
 from triptych.runs import load, open_test
 from triptych.testing import checkerboard, toy_dataset
 from triptych.training.recipe import Recipe, find_recipe
@@ -222,7 +223,7 @@ def test_runs_on_changed_content_are_kept_apart_and_not_opened_on_the_data_as_th
     assert opened.record.data_hash != split.data.content_hash
     (intact,) = run_jobs([Job(job.recipe, 1)], split, shop(tmp_path))
     assert intact.folder is not None
-    assert intact.trained
+    assert intact.done == "now"
     assert not torch.equal(load(intact.folder).scorer.embeddings.items, run.scorer.embeddings.items)
 
 
@@ -232,7 +233,7 @@ def test_a_second_call_trains_nothing_and_says_the_same(split: Split, tmp_path: 
     first, second = (
         compare(systems, split, [1], shop(tmp_path), k=(2,), on_outcome=told.append) for _ in range(2)
     )
-    assert [outcome.trained for outcome in told] == [True] * len(systems) + [False] * len(systems)
+    assert [outcome.done for outcome in told] == ["now"] * len(systems) + ["before"] * len(systems)
     assert first == second
 
 
@@ -269,7 +270,7 @@ def test_killed_with_two_workers_nothing_is_lost_or_done_twice(split: Split, tmp
     again = Split.by_ratio(split.data, rng=999)
     told = []
     resumed = compare(systems, again, [1, 2], shop(folder), k=(2,), on_outcome=told.append)
-    assert [outcome.trained for outcome in told].count(False) == len(done)
+    assert [outcome.done for outcome in told].count("before") == len(done)
     whole = compare(systems, again, [1, 2], shop(tmp_path / "whole"), k=(2,))
     for one, other in zip(resumed.systems, whole.systems, strict=True):
         assert (one.name, one.test, one.valid, one.epochs) == (

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from triptych.cli.progress import ExperimentProgress
     from triptych.data.split import Split
-    from triptych.experiments.comparison import System as AnySystem
     from triptych.experiments.result import LeftOut
     from triptych.experiments.saved import SavedRuns
+    from triptych.experiments.systems import System as AnySystem
     from triptych.training.recipe import Recipe
 
 Result = TypeVar("Result", bound="BaseModel")
@@ -152,7 +152,8 @@ class Bench:
         left_out: Sequence[LeftOut] = (),
     ) -> None:
         """Compare, write down under a name, and print."""
-        from triptych.experiments.comparison import compare, n_trainings
+        from triptych.experiments.comparison import compare
+        from triptych.experiments.systems import n_trainings
         from triptych.report.comparison import free_path, write_comparison
 
         with self.progress(n_trainings(systems, seeds, legacy=legacy)) as progress:
@@ -188,8 +189,8 @@ class Bench:
         beyond: bool = False,
     ) -> None:
         """Compare under several splits, write down, and print."""
-        from triptych.experiments.comparison import n_trainings
         from triptych.experiments.splits import compare_splits
+        from triptych.experiments.systems import n_trainings
         from triptych.report.comparison import free_path
         from triptych.report.splits import write_splits
 

@@ -171,6 +171,14 @@ class TrainingProgress(Observer):
         err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+_ENDINGS = {
+    "now": "trained",
+    "before": "was trained before",
+    "spared": "is the training that does not round",
+}
+"""What is said of each way in which a training is done."""
+
+
 class ExperimentProgress:
     """Shows the trainings of an experiment: a line for each that ends, and the one that is going on here.
 
@@ -199,7 +207,7 @@ class ExperimentProgress:
         """Say in a line what became of a training."""
         self._close()
         self._done += 1
-        ending = outcome.error or ("trained" if outcome.trained else "was trained before")
+        ending = outcome.error or _ENDINGS[outcome.done]
         line = f"{self._done}/{self._total}  {outcome.job.title}: {ending}"
         err.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock
@@ -93,13 +93,13 @@ class Outcome:
         job: the job.
         folder: of its run; None if it failed.
         error: what went wrong, if it did.
-        trained: whether it was trained now, not found finished.
+        done: "now"; "before", as it was found finished; or "spared", as another job's run is the same.
     """
 
     job: Job
     folder: Path | None
     error: str | None = None
-    trained: bool = True
+    done: Literal["now", "before", "spared"] = "now"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def run_jobs(
         for name, job in named.items():
             if (workshop.run_folder(name) / RUN).is_file():
                 rmtree(workshop.folder / "unfinished" / name, ignore_errors=True)  # killed before it was gone
-                yield Outcome(job, workshop.run_folder(name), trained=False)
+                yield Outcome(job, workshop.run_folder(name), done="before")
             else:
                 waiting[name] = job
         if workshop.workers == 1 or len(waiting) < 2:

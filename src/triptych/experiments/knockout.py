@@ -16,9 +16,9 @@ from typing import get_args
 
 from triptych.data.dataset import Dataset
 from triptych.errors import ConfigError, nearest
-from triptych.experiments.comparison import Variant
 from triptych.experiments.content import Change, Knockout, Wear
 from triptych.experiments.result import ComparisonResult, LeftOut, Spread
+from triptych.experiments.systems import Variant
 from triptych.training.recipe import Recipe
 
 KNOCKOUTS: tuple[Knockout, ...] = get_args(Knockout)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from triptych.experiments.jobs import Job, Outcome
-from triptych.runs import load
+from triptych.runs import read_record
 from triptych.training.progress import epoch_kept
 
 _DECIMALS = 4
@@ -35,6 +35,6 @@ def spare_training(job: Job, clean: Outcome) -> Outcome | None:
     """
     if clean.folder is None:
         return None
-    record = load(clean.folder).record
+    record = read_record(clean.folder)
     kept = epoch_kept(record.history, job.recipe.configs().training)
-    return Outcome(job, clean.folder, trained=False) if kept == record.best_epoch else None
+    return Outcome(job, clean.folder, done="spared") if kept == record.best_epoch else None

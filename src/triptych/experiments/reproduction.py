@@ -20,7 +20,7 @@ from triptych.experiments.comparison import compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
 from triptych.experiments.plans import PaperPlan, published, published_metrics, published_sizes
 from triptych.experiments.result import ComparisonResult, Spread
-from triptych.runs import RUN, load, train
+from triptych.runs import RUN, read_record, train
 from triptych.training.observer import Observer
 from triptych.training.recipe import Recipe
 
@@ -343,7 +343,7 @@ def estimate(
     costs = []
     for name, recipe in systems.items():
         folders = {seed: workshop.run_folder(Job(recipe, seed).name(sealed)) for seed in dict.fromkeys(seeds)}
-        records = [load(folder).record for folder in folders.values() if (folder / RUN).is_file()]
+        records = [read_record(folder) for folder in folders.values() if (folder / RUN).is_file()]
         missing, error = len(folders) - len(records), None
         if records:
             seconds = float(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from triptych.data.split import Split
 from triptych.errors import ConfigError
-from triptych.runs import RunRecord, load
+from triptych.runs import RunRecord, read_record
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SavedRuns:
             ConfigError: a run is of other data or another split, or two were chosen by different metrics.
             StorageError: a folder holds no run, or a damaged one.
         """
-        records = {folder: load(folder).record for folder in self.folders}
+        records = {folder: read_record(folder) for folder in self.folders}
         for folder, record in records.items():
             _check_made_on(f"{name} ({folder})", record, split)
         metrics = {folder: _metric_of(record) for folder, record in records.items()}

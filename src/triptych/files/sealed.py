@@ -115,22 +115,18 @@ def checksums(folder: Path) -> dict[str, dict[str, object]]:
     }
 
 
-@contextmanager
-def open_folder(
-    folder: Path, *, marker: str, kind: str, version: int, maker: str
-) -> Iterator[dict[str, Any]]:
-    """Check a folder against its marker file, and give the marker's content to a block that reads the rest.
+def read_marker(folder: Path, *, marker: str, kind: str, version: int, maker: str) -> dict[str, Any]:
+    """Read the marker file of a folder, and nothing of what it vouches for.
 
     Args:
-        folder: what to open.
+        folder: whose.
         marker: its JSON file, which names kind, schema version, and all other files with their checksums.
-        kind: what it should be, such as "data set".
+        kind: what the folder should be, such as "data set".
         version: the schema version that can be read.
         maker: the command that makes such folders.
 
     Raises:
-        StorageError: it is something else, of another version, or damaged; also for whatever the block
-            stumbles over, since then the marker does not describe what is there.
+        StorageError: the folder is something else or of another version, or the file is damaged.
     """
     put_back(folder)
     if not (folder / marker).is_file():
@@ -146,6 +142,22 @@ def open_folder(
             wanted=f"schema version {version} of a {kind}",
             fix=f"Run '{maker}' again with this version of Triptych",
         )
+    return facts
+
+
+@contextmanager
+def open_folder(
+    folder: Path, *, marker: str, kind: str, version: int, maker: str
+) -> Iterator[dict[str, Any]]:
+    """Check a folder against its marker file, and give the marker's content to a block that reads the rest.
+
+    Args are those of `read_marker`.
+
+    Raises:
+        StorageError: it is something else, of another version, or damaged; also for whatever the block
+            stumbles over, since then the marker does not describe what is there.
+    """
+    facts = read_marker(folder, marker=marker, kind=kind, version=version, maker=maker)
     try:
         verify(folder, facts["files"])
         yield facts

@@ -36,7 +36,7 @@ from triptych.report.comparison_tables import (
     words,
 )
 from triptych.report.page import draw_if_possible, write_page
-from triptych.runs import RUN, RunRecord
+from triptych.runs import RunRecord, read_record
 
 __all__ = ["comparison_latex", "comparison_markdown", "write_comparison", "write_comparison_page"]
 
@@ -202,9 +202,8 @@ def _records(system: SystemFigures) -> list[RunRecord]:
     records = []
     for folder in system.runs:
         try:
-            facts = read_json(Path(folder) / RUN)
-            records.append(RunRecord.model_validate({name: facts[name] for name in facts if name != "files"}))
-        except (StorageError, ValidationError):
+            records.append(read_record(folder))
+        except StorageError:
             continue
     return records
 

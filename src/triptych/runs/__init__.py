@@ -6,8 +6,8 @@ from triptych.runs.explanation import Explanation, explain, modality_shares
 from triptych.runs.fold_in import fold_in
 from triptych.runs.fusion import fuse
 from triptych.runs.rebuild import rank_otherwise
-from triptych.runs.record import RunRecord
-from triptych.runs.run import RUN, Recommendation, Run, ScoredItem, evaluate, load, open_test
+from triptych.runs.record import RUN, RunRecord, read_record
+from triptych.runs.run import Recommendation, Run, ScoredItem, evaluate, load, open_test
 from triptych.runs.train import train
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "modality_shares",
     "open_test",
     "rank_otherwise",
+    "read_record",
     "train",
 ]

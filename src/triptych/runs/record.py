@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from triptych.errors import StorageError
+from triptych.files import home_in, read_marker
 from triptych.training.observer import EpochRecord
 
+RUN = "run.json"
+"""The marker file of a run folder."""
 KIND = "run"
+MAKER = "triptych train"
 SCHEMA_VERSION = 1
 
 
@@ -62,6 +69,11 @@ class RunRecord(BaseModel):
     """Numbers learned by gradient, of a fusion in all its parts; 0 of a model that is solved. None in older
     runs."""
 
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> RunRecord:
+        """Take the record from what the marker file says, which names files too."""
+        return cls.model_validate({name: facts[name] for name in facts if name != "files"})
+
     @property
     def name(self) -> str:
         """The model's name, and its plug-ins': "freedom+sand"."""
@@ -87,6 +99,24 @@ class RunRecord(BaseModel):
             "n_parameters",
         }
         return {**self.model_dump(mode="json", include=figures), "epochs": len(self.history)}
+
+
+def read_record(path: str | Path) -> RunRecord:
+    """Read what is written down of a run, and nothing of its weights and data.
+
+    Raises:
+        StorageError: it is no run, of another schema version, or damaged.
+    """
+    folder = home_in(path)
+    facts = read_marker(folder, marker=RUN, kind=KIND, version=SCHEMA_VERSION, maker=MAKER)
+    try:
+        return RunRecord.of(facts)
+    except ValidationError as error:
+        raise StorageError(
+            f"{folder / RUN} does not describe a run: {error.errors()[0]['msg']}",
+            wanted=f"what '{MAKER}' wrote",
+            fix="Restore it from a copy, or train again",
+        ) from error
 
 
 def current_versions() -> dict[str, str]:

@@ -46,11 +46,9 @@ from triptych.files import (
     write_json,
 )
 from triptych.memory import free_bytes, require_memory
-from triptych.runs.record import KIND, SCHEMA_VERSION, RunRecord
+from triptych.runs.record import KIND, MAKER, RUN, SCHEMA_VERSION, RunRecord
 from triptych.scorer import SCORERS, FusedScorer, HistoryScorer, Scorer
 from triptych.training.trainer import CHECKPOINT
-
-RUN = "run.json"
 
 _BYTES_PER_PAIR = 64
 """Of an interaction in an evaluation: sorted by user, and found in the lists."""
@@ -271,9 +269,9 @@ def load(path: str | Path) -> Run:
         ConfigError: it does not fit into memory.
     """
     folder = home_in(path)
-    with open_folder(folder, marker=RUN, kind=KIND, version=SCHEMA_VERSION, maker="triptych train") as facts:
+    with open_folder(folder, marker=RUN, kind=KIND, version=SCHEMA_VERSION, maker=MAKER) as facts:
         require_memory_to_load(folder)
-        record = RunRecord.model_validate({name: facts[name] for name in facts if name != "files"})
+        record = RunRecord.of(facts)
         data = Dataset.load(folder / "data")
         kind = next(kind for kind in SCORERS if f"{kind}.safetensors" in facts["files"])
         scoring, weights = (
