@@ -1,6 +1,8 @@
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -25,6 +27,19 @@ def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path):
     assert (tmp_path / "a" / "x.txt").read_text() == "new"
     assert names(tmp_path / "a") == ["x.txt"]
     assert (tmp_path / "a" / "x.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_files_are_as_open_as_the_user_has_them(tmp_path):
+    """Those that are there keep their rights; new ones go by the umask, which is asked for at the start."""
+    path = tmp_path / "x.txt"
+    files.write_text(path, "old")
+    path.chmod(0o600)
+    files.write_text(path, "new")
+    assert path.stat().st_mode & 0o777 == 0o600
+    program = "from pathlib import Path; from triptych.files import write_text; write_text(Path('y.txt'), '')"
+    call = f'umask 077 && exec {sys.executable} -c "{program}"'
+    subprocess.run(["sh", "-c", call], cwd=tmp_path, check=True)
+    assert (tmp_path / "y.txt").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_crash_while_writing_keeps_the_old_file(tmp_path):

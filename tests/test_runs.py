@@ -140,6 +140,18 @@ def test_unknown_ids_and_impossible_lengths_are_refused(run: Run):
     assert run.recommend([], k=3) == []
 
 
+@pytest.mark.parametrize("one", ["12", 3, b"12"])
+def test_one_user_in_the_place_of_several_is_refused(run: Run, one):
+    with pytest.raises(DataError, match=r"one user id, .*Give \["):
+        run.recommend(one)
+
+
+@pytest.mark.parametrize("k", [2.5, "3", None])
+def test_lengths_that_are_no_whole_numbers_are_refused(run: Run, k):
+    with pytest.raises(ConfigError, match="wanted whole numbers"):
+        run.recommend([run.split.data.users.ids[0]], k=k)
+
+
 def test_two_hundred_users_at_once_answer_as_each_alone(run: Run):
     together = run.recommend(["u001"] * 200, k=3)
     (alone,) = run.recommend(["u001"], k=3)
@@ -259,6 +271,11 @@ def test_nan_embeddings_are_refused(run: Run):
     broken = EmbeddingScorer(Embeddings(users.clone().fill_(float("nan")), items))
     with pytest.raises(TrainingError, match="NaN"):
         evaluate_ranking(broken, run.split, "test", (2,))
+
+
+def test_settings_beside_a_settings_object_are_refused():
+    with pytest.raises(ConfigError, match="settings beside LightGCNConfig, which holds them"):
+        train(LightGCNConfig(), checkerboard(), settings={"n_layers": 3})
 
 
 def test_what_a_notebook_shows_is_a_line():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from triptych.errors import ConfigError, nearest
@@ -28,6 +31,22 @@ def resolve_device(name: str = "auto") -> torch.device:
             fix="Use --device cpu, or install a torch built for your GPU",
         )
     return torch.device(name)
+
+
+@contextmanager
+def limited_threads(n: int | None) -> Iterator[None]:
+    """Have torch compute with n threads inside a `with` block, and with as many as before after it.
+
+    Args:
+        n: at least 1; None changes nothing.
+    """
+    before = torch.get_num_threads()
+    if n is not None:
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def free_memory(device: torch.device) -> int:

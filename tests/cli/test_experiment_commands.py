@@ -216,6 +216,7 @@ def test_no_report_is_replaced_by_one_of_something_else(data: Path, tmp_path: Pa
         "first": [], "more": ["mf-bpr"], "more seeds": ["mf-bpr", "--seeds", 2], "fewer": ["--seeds", 1],
         "split": ["mf-bpr", "--split", "leave-one-out"], "mask": ["mf-bpr", "--masked", "train+valid"],
         "legacy": ["mf-bpr", "--protocol", "legacy"], "settings": ["mf-bpr", "--set", "patience=3"],
+        "other seed": ["mf-bpr", "--seeds", "5,6"], "reference": ["mf-bpr", "--reference", "popularity"],
     }  # fmt: skip
     reports = {}
     for name, asked in questions.items():
@@ -224,14 +225,14 @@ def test_no_report_is_replaced_by_one_of_something_else(data: Path, tmp_path: Pa
         assert call(*common, *asked, *seeds, "--json") == 0
         reports[name] = json.loads(capsys.readouterr().out)["report"]
     assert reports["first"] == reports["more"] == reports["more seeds"] == "comparison.json"
-    assert len(set(reports.values())) == 6
+    assert len(set(reports.values())) == 8
     assert all((tmp_path / "e" / name).with_suffix(".html").is_file() for name in reports.values())
     kept = json.loads((tmp_path / "e" / "comparison.json").read_text())
     assert [system["name"] for system in kept["systems"]] == ["popularity", "mf-bpr"]
     assert call(*common, *questions["mask"], "--seeds", 1) == 0  # asked again, it takes its own old place
     said = " ".join(capsys.readouterr().out.split())
     assert reports["mask"] in said.replace(" ", "")
-    assert "comparison.json is of other systems or another split or mask, and stays" in said
+    assert "comparison.json answers another question, and stays" in said
 
 
 def test_saved_runs_are_systems_beside_models(data: Path, tmp_path: Path, capsys):
@@ -377,6 +378,8 @@ def test_a_row_that_cannot_be_trained_is_told_and_the_others_go_on(shop: Dataset
         (["compare", "lightgcn+snad"], "Did you mean 'sand'"),
         (["compare", "lightgcn", "--seeds", "many"], "--seeds 5"),
         (["sweep", "lightgcn", "n_layer=1,2"], "Did you mean 'n_layers'"),
+        (["sweep", "lightgcn", "n_layers="], "gives no values"),
+        (["sweep", "lightgcn", "n_layers=1,2", "--set", "n_layers=3"], "n_layers both set and swept"),
         (["sweep", "lightgcn", "depth"], "no sweep of lightgcn"),
         (["sweep", "ease", "learning_rate=0.1,0.01"], "ease does not read learning_rate"),
         (["sweep", "ials", "reg_weight=0.1,0.01", "batch_size=1,2"], "ials does not read batch_size"),

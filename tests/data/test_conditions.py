@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data.conditions import MAX_DEPTH, MAX_LENGTH, Condition
+from triptych.data import condition_tests
+from triptych.data.condition_parser import MAX_DEPTH
+from triptych.data.conditions import MAX_LENGTH, Condition
 from triptych.errors import ConfigError, ShapeError
 
 SHOES = pl.DataFrame(
@@ -156,6 +158,16 @@ def test_depth_and_length_are_counted_exactly():
     many = " or ".join(["price = 10"] * 290)
     assert len(many) < MAX_LENGTH
     assert matching(many.ljust(MAX_LENGTH)) == "a"
+
+
+def test_a_column_of_text_is_read_as_numbers_once(monkeypatch):
+    read: list[str] = []
+    real = condition_tests.as_numbers
+    monkeypatch.setattr(
+        condition_tests, "as_numbers", lambda column: (read.append(column.name), real(column))[1]
+    )
+    assert matching("cost in (1, 2, 9.5, 12) or not cost < 50 and price is missing") == "abd"
+    assert read == ["cost"]
 
 
 def test_a_table_of_other_items_is_refused():

@@ -21,6 +21,14 @@ def from_pairs(pairs, **columns):
     return Interactions.from_ids(users, items, **columns)
 
 
+def test_integers_beyond_63_bits_are_refused_as_they_would_become_others():
+    largest = 2**63 - 1
+    found = Interactions.from_ids(np.array([1, largest], dtype=np.uint64), np.array([1, 2]))
+    assert found.users.ids.tolist() == [1, largest]
+    with pytest.raises(DataError, match=f"the user id {2**63 + 5}"):
+        Interactions.from_ids(np.array([1, 2**63 + 5], dtype=np.uint64), np.array([1, 2]))
+
+
 @given(raw_ids)
 def test_id_map_is_a_bijection(raw):
     ids = IdMap(np.unique(np.array(raw)), "user")

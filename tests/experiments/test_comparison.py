@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import triptych as tt
 from triptych.data.interactions import TEST, TRAIN
@@ -224,6 +225,31 @@ def test_sparing_trainings_changes_no_legacy_figure(split: Split, tmp_path: Path
     whole = compare(systems, split, [1, 2], shop(tmp_path / "whole"), k=(2,), legacy=True)
     assert len(list((tmp_path / "whole" / "runs").iterdir())) == 8
     assert [one.legacy for one in quick.systems] == [one.legacy for one in whole.systems]
+
+
+def test_legacy_trainings_that_fail_are_reported(split: Split, tmp_path: Path, monkeypatch):
+    real = comparison.run_jobs
+
+    def legacy_fails(jobs, *args, **kwargs):
+        for outcome in real(jobs, *args, **kwargs):
+            lost = outcome.job.seed == 2 and outcome.job.called.endswith("legacy")
+            yield replace(outcome, folder=None, error="no power") if lost else outcome
+
+    monkeypatch.setattr(comparison, "run_jobs", legacy_fails)
+    monkeypatch.setattr(comparison, "spare_training", lambda job, clean: None)
+    result = compare({"graph": SYSTEMS["graph"]}, split, [1, 2], shop(tmp_path), k=(2,), legacy=True)
+    assert [(failure.name, failure.seed) for failure in result.failures] == [("graph, legacy", 2)]
+    assert result.systems[0].seeds == [1, 2]
+
+
+def test_a_comparison_gives_threads_back(split: Split, tmp_path: Path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        compare({"graph": SYSTEMS["graph"]}, split, [1], replace(shop(tmp_path), threads=1), k=(2,))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_legacy_training_is_not_spared_by_one_that_failed(split: Split):

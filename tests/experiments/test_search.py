@@ -24,6 +24,7 @@ from triptych.models.lightgcn import LightGCNConfig
 from triptych.models.registry import make_config
 from triptych.runs import train
 from triptych.testing import toy_dataset
+from triptych.training.observer import EpochRecord, Observer
 from triptych.training.space import Range, SearchSpace
 
 QUICK = {"epochs": 3, "batch_size": 16, "metric": "recall@2", "embedding_dim": 4}
@@ -313,6 +314,18 @@ def test_the_trial_of_a_killed_process_is_tried_again_from_its_checkpoint(split:
     assert all(trial.state == "done" for trial in result.trials)
     defaults = [trial for trial in result.trials if trial.settings == {}]
     assert [trial.value for trial in defaults] == [whole.best_value]
+
+
+def test_the_trial_of_an_interrupted_call_is_tried_again_in_the_same_process(split: Split, tmp_path: Path):
+    class Impatient(Observer):
+        def on_epoch(self, record: EpochRecord) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as kept:  # a notebook keeps the last error, and all that it holds
+        search(plan(2), split, shop(tmp_path), observe=lambda job: Impatient())
+    result = search(plan(2), split, shop(tmp_path))
+    assert [trial.state for trial in result.trials] == ["done", "done"]
+    assert kept.value.__traceback__ is not None
 
 
 def test_a_trial_taken_up_again_knows_its_best_value(split: Split, tmp_path: Path):

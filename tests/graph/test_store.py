@@ -72,6 +72,16 @@ def test_the_store_gives_what_the_functions_build():
     )
 
 
+def test_neighbours_are_searched_once_for_graphs_of_any_weights(builds):
+    store = make_store()
+    for weighting in ("binary", "cosine", "positive"):
+        store.items("image", 3, weighting)
+    assert store.neighbors("image", 3) is store.neighbors("image", 3)
+    assert builds["knn_edges"] == 1
+    store.neighbors("image", 2)
+    assert builds["knn_edges"] == 2
+
+
 def test_an_item_of_zeros_leaves_its_share_to_what_it_has():
     image, text = dense(1), dense(2)
     text.values[3] = 0.0  # present, and like nothing

@@ -165,8 +165,8 @@ SALES = "user,item,rating\nu1,i1,3\nu1,i2,4\nu2,i1,5\n"
 @pytest.mark.parametrize(
     "content",
     [b"\xef\xbb\xbf" + SALES.encode(), SALES.replace("\n", "\r\n").encode(), b"\n\n" + SALES.encode(),
-     SALES.replace("4\n", "4\r\n").encode(), SALES.encode().rstrip(b"\n"), SALES.replace("u1", '"u1"').encode()],
-    ids=["byte order mark", "CRLF", "blank lines first", "both ends of lines", "no last end", "some quoted"],
+     SALES.encode("utf-16"), SALES.encode("utf-32"), SALES.replace("4\n", "4\r\n").encode(), SALES.encode().rstrip(b"\n"), SALES.replace("u1", '"u1"').encode()],
+    ids=["byte order mark", "CRLF", "blank lines first", "UTF-16", "UTF-32", "both ends of lines", "no last end", "some quoted"],
 )  # fmt: skip
 def test_odd_but_honest_tables_say_the_same(tmp_path: Path, content: bytes):
     expected = read_interactions(put(tmp_path, "plain.csv", SALES)).interactions

@@ -272,6 +272,19 @@ def steps(give: Callable[[Plain, Triplets], Any]) -> dict[str, Any]:
             {"optimizer_groups": lambda self: {"main": Group([*self.parameters()], {"learning_rate": 1})}},
             "the option 'learning_rate'",
         ),
+        (
+            {"optimizer_groups": lambda self: {"main": Group([*self.parameters()], {"fused": False})}},
+            "the option 'fused'",
+        ),
+        (
+            {
+                "optimizer_groups": lambda self: {
+                    "a": Group([self.users]),
+                    "b": Group([self.items], by_row=[self.users]),
+                }
+            },
+            "group 'b' a by_row beyond its parameters",
+        ),
         ({"embeddings": lambda self: None}, "gives None"),
         ({"embeddings": lambda self: (self.users, self.items)}, "gives a tuple"),
         ({"embeddings": lambda self: Embeddings(self.users, None)}, "gives None for vectors"),

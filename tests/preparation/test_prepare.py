@@ -342,6 +342,23 @@ def test_bad_rows_are_left_out_up_to_the_limit_and_named(tmp_path):
         prepare(tmp_path / "sales.csv", name="shop")
 
 
+def test_a_byte_order_mark_decides_for_its_file_and_a_named_encoding_for_the_others(tmp_path):
+    (tmp_path / "sales.csv").write_bytes("user,item\nZoë,1\nAda,2\n".encode("utf-16"))
+    (tmp_path / "items.csv").write_bytes("item,title\n1,Café\n2,Tee\n".encode("cp1252"))
+    data = prepare(tmp_path, name="shop", encoding="cp1252", text="none")
+    assert (data.users.ids.tolist(), data.titles) == (["Ada", "Zoë"], ["Café", "Tee"])
+    (tmp_path / "items.csv").write_bytes("item,title\n1,Café\n2,Tee\n".encode("utf-8-sig"))
+    assert prepare(tmp_path, name="shop", encoding="cp1252", text="none").titles == ["Café", "Tee"]
+
+
+@pytest.mark.parametrize("encoding", ["ANSI", "utf-9", "rot13"])
+def test_an_unknown_encoding_is_refused_for_folders_and_files(tmp_path, encoding):
+    (tmp_path / "sales.csv").write_text("user,item\nZoe,1\nAda,2\n")
+    for path in (tmp_path, tmp_path / "sales.csv"):
+        with pytest.raises(ConfigError, match=f"the encoding '{encoding}'.*Try utf-8"):
+            prepare(path, name="shop", encoding=encoding)
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_other_encodings_are_read_when_named(tmp_path, encoding):
     sales, items = "user,item\nZoë,1\nAda,2\n", "item,title\n1,Café\n2,Tee\n"
@@ -352,8 +369,9 @@ def test_other_encodings_are_read_when_named(tmp_path, encoding):
     )
     assert data.users.ids.tolist() == ["Ada", "Zoë"]
     assert data.titles == ["Café", "Tee"]
-    with pytest.raises(TriptychError, match="--encoding"):
-        prepare(tmp_path / "sales.csv", name="shop", text="none")
+    if encoding == "latin-1":  # UTF-16 says so itself
+        with pytest.raises(TriptychError, match="--encoding"):
+            prepare(tmp_path / "sales.csv", name="shop", text="none")
 
 
 def test_columns_that_nothing_is_made_of_are_kept_by_name(tmp_path):

@@ -222,6 +222,16 @@ def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
 
 def test_a_new_item_needs_something_that_can_be_encoded(served, client):
     problem(client.post("/items/new"), 422)
+    assert (
+        "some of: k, picture"
+        in problem(client.post("/items/new", data={"text": "lamp", "wher": "x"}), 422)["wanted"]
+    )
+    assert "multipart" in problem(client.post("/items/new", json={"text": "lamp"}), 415)["wanted"]
+    asked = client.post("/recommend", content=b'{"users": ["u0001"]}')
+    assert "content-type" in problem(asked, 415)["fix"]
+    refused = client.delete("/recommend")
+    assert "GET, POST" in problem(refused, 405)["wanted"]
+    assert refused.headers["allow"] == "GET, POST"
     problem(client.post("/items/new", data={"text": "  \0 "}), 422)
     problem(client.post("/items/new", data={"text": "<p></p>"}), 422)
     assert "no word" in problem(client.post("/items/new", data={"text": "xyzzy"}), 422)["found"]

@@ -44,6 +44,7 @@ def test_points_are_all_combinations():
         ("[1, 2]", "[1, -2]", "n_layers"),
         ("[1, 2]", "{low = 2, high = 1}", "low below high"),
         ("[1, 2]", "{low = 0, high = 1, log = true}", "above 0 if log"),
+        ("[1, 2]", "{low = 1, high = 9223372036854775808}", "beyond 64 bits"),
         ("[1, 2]", "{low = 1, high = 2, step = 1}", "a range"),
         ("[1, 2]", "{low = 1, high = true}", "a range"),
         ("[1, 2]", "{low = -1, high = 2}", "n_layers"),

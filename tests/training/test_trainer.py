@@ -26,7 +26,7 @@ from triptych.testing import checkerboard, toy_dataset
 from triptych.training.config import TrainConfig
 from triptych.training.observer import Observer
 from triptych.training.sampler import TripletSampler
-from triptych.training.trainer import Trainer, isolated_rng
+from triptych.training.trainer import LossLog, Trainer, isolated_rng
 
 CPU = torch.device("cpu")
 
@@ -168,9 +168,20 @@ def test_learning_rate_decays_smoothly():
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_epoch():
     trainer, model = make_trainer(TrainConfig(epochs=3, batch_size=10))
     model.break_in_step = 4
-    with pytest.raises(TrainingError, match="loss term 'odd' became nan in step 2 of epoch 2") as caught:
+    with pytest.raises(TrainingError, match="loss term 'odd' became nan in step 3 of epoch 2") as caught:
         trainer.run()
     assert caught.value.exit_code != 0
+
+
+def test_a_term_that_some_steps_lack_is_averaged_over_the_others():
+    log = LossLog()
+    for value in (1.0, 2.0, 3.0):
+        log.add({"always": torch.tensor(value)})
+    log.add({"always": torch.tensor(10.0), "sometimes": torch.tensor(5.0)})
+    assert log.means(1) == {"always": 4.0, "sometimes": 5.0}
+    log.add({"sometimes": torch.tensor(float("inf")), "always": torch.tensor(0.0)})
+    with pytest.raises(TrainingError, match="'sometimes' became inf in step 5 of epoch 7"):
+        log.means(7)
 
 
 @pytest.mark.parametrize("zeroed", [False, True])

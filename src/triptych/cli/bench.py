@@ -326,5 +326,5 @@ def _show(result: Result, path: Path, asked: Path, as_json: bool, show: Callable
 
 def print_written(path: Path, asked: Path) -> None:
     """Say where a report is, and why if it is not where one would look."""
-    kept = "" if path == asked else f"; {asked.name} is of other systems or another split or mask, and stays"
+    kept = "" if path == asked else f"; {asked.name} answers another question, and stays"
     out.print(f"\nWritten: {path}, and .html, .md, .tex beside it{kept}", highlight=False, markup=False)

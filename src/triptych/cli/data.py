@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from triptych.data.filters import Filters
 
 OutFolder = Annotated[Path, typer.Option("--out", help="The data set folder to make.")]
+Name = Annotated[str | None, typer.Option(help="Name in reports and of runs; by default the folder's.")]
 MinRating = Annotated[float | None, typer.Option(help="Leave out rows with a lower rating.")]
 Since = Annotated[str | None, typer.Option(help="Leave out what came before, such as 2014-01-31.")]
 Until = Annotated[str | None, typer.Option(help="Leave out what came at this time or later.")]
@@ -84,7 +86,7 @@ def prepare(
         ),
     ],
     out_folder: OutFolder,
-    name: Annotated[str | None, typer.Option(help="Name in reports; by default the folder's.")] = None,
+    name: Name = None,
     layout: Annotated[
         str | None, typer.Option(help="The files' layout, if it is not to be found out; see the guide.")
     ] = None,
@@ -195,6 +197,7 @@ def prepare(
 def encode(
     data: DataFolder,
     out_folder: OutFolder,
+    name: Name = None,
     text: Annotated[
         str | None,
         typer.Option(
@@ -238,6 +241,7 @@ def encode(
             thumbnails=not no_thumbnails,
             observer=progress,
         )
+    encoded = replace(encoded, name=name or out_folder.resolve().name)
     encoded.save(out_folder, overwrite=overwrite)
     _show(encoded, as_json=as_json, where=out_folder)
 
@@ -248,6 +252,7 @@ def encode(
 def filter_(
     data: DataFolder,
     out_folder: OutFolder,
+    name: Name = None,
     min_rating: MinRating = None,
     since: Since = None,
     until: Until = None,
@@ -263,6 +268,7 @@ def filter_(
 
     filters = _filters(min_rating, since, until, min_user, min_item, core)
     filtered = filter_dataset(Dataset.load(data), filters)
+    filtered = replace(filtered, name=name or out_folder.resolve().name)
     filtered.save(out_folder, overwrite=overwrite)
     _show(filtered, as_json=as_json, where=out_folder)
 
@@ -271,6 +277,7 @@ def filter_(
 def split(
     data: DataFolder,
     out_folder: OutFolder,
+    name: Name = None,
     kind: SplitKind = None,
     split_seed: SplitSeed = 999,
     overwrite: Overwrite = False,
@@ -280,6 +287,7 @@ def split(
     from triptych.data.dataset import Dataset
 
     labelled = make_split(Dataset.load(data), kind, split_seed).labelled()
+    labelled = replace(labelled, name=name or out_folder.resolve().name)
     labelled.save(out_folder, overwrite=overwrite)
     _show(labelled, as_json=as_json, where=out_folder)
 

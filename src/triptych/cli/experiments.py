@@ -272,12 +272,18 @@ def sweep(
     To choose a setting, look at the validation column; the test column says what choosing by it would hide.
     """
     from triptych.experiments.plans import shipped_ablation, sweep_systems
+    from triptych.training.recipe import parse_settings
 
     ((called, base),) = read_systems([system], settings).items()
     if len(fields) == 1 and "=" not in fields[0]:
         named = shipped_ablation(base.model).sweep(fields[0], base)
     else:
-        named = sweep_systems(base, _read_values(fields))
+        values = _read_values(fields)
+        if both := sorted(values.keys() & parse_settings(settings or [])):
+            raise ConfigError(
+                f"{both[0]} both set and swept", wanted="one of them", fix=f"Leave out --set {both[0]}=..."
+            )
+        named = sweep_systems(base, values)
     bench = Bench(
         data, split=split, split_seed=split_seed, device=device, workers=workers, threads=threads,
         graph_cache=graph_cache, memory_limit=memory_limit, out_folder=out_folder, k=k,
@@ -297,6 +303,10 @@ def _read_values(texts: list[str]) -> dict[str, list[Any]]:
     each_once("values of", [text.partition("=")[0].strip() for text in texts])
     for text in texts:
         name, _, values = text.partition("=")
+        if not values.strip():
+            raise ConfigError(
+                f"'{text}', which gives no values", wanted="FIELD=VALUE,VALUE", fix="Write n_layers=1,2,3"
+            )
         whole = parse_settings([f"{name}=[{values}]" if "=" in text else text])
         (listed,) = whole.values()
         pieces = [f"{name}={piece}" for piece in values.split(",")]

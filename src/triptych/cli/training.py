@@ -108,7 +108,11 @@ def train(
             wanted="a decision what to do with it",
             fix="Pass --resume to go on, or --overwrite to begin anew",
         )
-    resume = resume and (begun or not checkpoints.exists())  # killed before it saved anything: anew
+    if resume and not begun:  # it may have been killed before it saved anything
+        err.print(
+            f"No checkpoint in {checkpoints}: begun anew", markup=False, highlight=False, soft_wrap=True
+        )
+    resume = resume and begun
     trackers = make_trackers(track or [], folder, resume=resume)
     parts = fill_missing(make_split(dataset, split, split_seed), read_choice("--missing", missing, FILLINGS))
     named = settings_of(configs, model=recipe.name, data=dataset.name, seed=seed, device=device)

@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from triptych.data.lines import COMPRESSIONS, open_bytes
+from triptych.errors import ConfigError
 
 TYPED = {".inter", ".item"}
 """RecBole's and MMRec's tables: tabs, no quoting, types in the header."""
 
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins as that of UTF-16 does
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 _LONGEST_HEADER = 1 << 22
 """Letters."""
 _MOST_TITLES = 50
@@ -73,6 +81,27 @@ def decoded_lines(path: Path, encoding: str) -> Iterator[str]:
         text = io.TextIOWrapper(file, encoding=codec, errors="replace")
         while line := text.readline(_LONGEST_HEADER):
             yield line.rstrip("\r\n")
+
+
+def check_encoding(name: str) -> None:
+    """Refuse what is no encoding of text.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    try:
+        "".encode(name)  # rot13 and the like are known, but no encodings of text
+    except LookupError:
+        raise ConfigError(
+            f"the encoding {name!r}", wanted="a known one", fix="Try utf-8, latin-1 or cp1252"
+        ) from None
+
+
+def encoding_of(path: Path, otherwise: str) -> str:
+    """Say what a text is written in: what its byte order mark tells, and otherwise what was named."""
+    with open_bytes(path) as file:
+        start = file.read(4)
+    return next((name for mark, name in _MARKS.items() if start.startswith(mark)), otherwise)
 
 
 def is_utf8(encoding: str) -> bool:

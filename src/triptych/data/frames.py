@@ -73,11 +73,13 @@ def write_frames(path: Path, frames: Iterable[pl.DataFrame], schema: pl.Schema) 
 def _gathered(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     """Put small frames together."""
     held: list[pl.DataFrame] = []
+    n_rows = 0
     for frame in frames:
         held.append(frame)
-        if sum(one.height for one in held) >= _PIECE:
+        n_rows += frame.height
+        if n_rows >= _PIECE:
             yield pl.concat(held)
-            held = []
+            held, n_rows = [], 0
     if held:
         yield pl.concat(held)
 

@@ -48,16 +48,20 @@ class IdMap:
         Raises:
             UnknownIdError: an id is not in the map; the message names the first such id.
         """
-        return np.array([self._index_of(raw) for raw in self._several(raw_ids)], dtype=np.int64)
+        return np.array([self._index_of(raw) for raw in self.several(raw_ids)], dtype=np.int64)
 
     def find(self, raw_ids: Iterable[RawId]) -> IntArray:
         """Look up raw ids as `index` does, but give -1 for those that are not in the map."""
-        ids = self._several(raw_ids)
+        ids = self.several(raw_ids)
         return np.array([self._index.get(self._key(raw), -1) for raw in ids], dtype=np.int64)
 
-    def _several(self, raw_ids: Iterable[RawId]) -> Iterable[RawId]:
-        """Refuse one id in the place of several: a string would be taken apart into its letters."""
-        if isinstance(raw_ids, str | bytes):
+    def several(self, raw_ids: Iterable[RawId]) -> Iterable[RawId]:
+        """Refuse one id in the place of several: a string would be taken apart into its letters.
+
+        Raises:
+            DataError: it is one.
+        """
+        if isinstance(raw_ids, str | bytes) or not isinstance(raw_ids, Iterable):
             raise DataError(
                 f"one {self.kind} id, {raw_ids!r}, in the place of several",
                 wanted="a list of ids",

@@ -263,6 +263,12 @@ def _as_ids(raw_ids: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
     """Bring raw ids to int64 or str, so that equal ids have equal bytes wherever they came from."""
     ids = np.asarray(raw_ids)
     if ids.dtype.kind in "iu":
+        if ids.dtype == np.uint64 and len(ids) and ids.max() > np.iinfo(np.int64).max:
+            raise DataError(
+                f"the {kind} id {ids.max()}",
+                wanted="integers of at most 63 bits, or strings",
+                fix="Turn the ids into strings",
+            )
         return ids.astype(np.int64)
     if ids.dtype.kind == "U" or (ids.dtype == object and all(isinstance(raw, str) for raw in ids)):
         return ids.astype(np.str_)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import os
@@ -19,7 +18,16 @@ import polars as pl
 
 from triptych.data.bad_rows import BadRows
 from triptych.data.columns import free_name
-from triptych.data.dialect import TYPED, Dialect, decoded_lines, find_dialect, is_utf8, table_suffix
+from triptych.data.dialect import (
+    TYPED,
+    Dialect,
+    check_encoding,
+    decoded_lines,
+    encoding_of,
+    find_dialect,
+    is_utf8,
+    table_suffix,
+)
 from triptych.data.json_records import (
     array_keys,
     holds_json_objects,
@@ -30,7 +38,7 @@ from triptych.data.json_records import (
 )
 from triptych.data.lines import DAMAGED, first_lines, open_bytes, read_unpacked, unpacked
 from triptych.data.quotes import check_quotes, holds_rows
-from triptych.errors import ConfigError, DataError
+from triptych.errors import DataError
 
 _INTEGER = r"^(?:0|-?[1-9][0-9]*)$"  # nothing that would change when written again: no "007", "+7", "-0"
 
@@ -64,10 +72,11 @@ def read_table(
         path: the file.
         bad: counts rows that cannot be read (too many fields, not in this encoding, no JSON), and
             holds their limit; None to allow none.
-        encoding: of text formats.
+        encoding: of text tables that do not begin with a byte order mark, which says what they are in.
         may_be_empty: whether a table without rows is one.
 
     Raises:
+        ConfigError: the encoding is unknown.
         DataError: there is no such file, its suffix is unknown, it is damaged, it holds no rows, or too
             many of them cannot be read.
     """
@@ -80,9 +89,9 @@ def read_table(
             wanted="a table: " + ", ".join(sorted(_READERS)),
             fix=way_to_tables(path) or "Save it as CSV, Parquet or JSON lines",
         )
-    _check_encoding(path, encoding)
+    check_encoding(encoding)
     try:
-        frame = reader(path, BadRows(limit=0.0) if bad is None else bad, encoding)
+        frame = reader(path, BadRows(limit=0.0) if bad is None else bad, encoding_of(path, encoding))
     except _UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
@@ -99,9 +108,11 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
     """Name the columns of a table without reading the rest of it.
 
     Raises:
+        ConfigError: the encoding is unknown.
         DataError: the file is empty, or its beginning cannot be read.
     """
     existing_file(path)
+    check_encoding(encoding)
     suffix = table_suffix(path)
     try:
         if suffix == ".parquet":
@@ -111,7 +122,7 @@ def read_header(path: Path, encoding: str = "utf-8") -> list[str]:
                 return array_keys(path, _LINES_FOR_KEYS)
             filled = (line for line in decoded_lines(path, encoding) if line.strip())
             return json_keys(islice(filled, _LINES_FOR_KEYS))
-        dialect = find_dialect(path, encoding)
+        dialect = find_dialect(path, encoding_of(path, encoding))
         names = next(csv.reader([dialect.header], delimiter=dialect.separator, quotechar='"'))
         return _column_names(names, typed=suffix in TYPED)
     except _UNREADABLE as error:
@@ -239,22 +250,6 @@ def _distinct(names: list[str]) -> list[str]:
     if repeated := [name for name, times in Counter(names).items() if times > 1]:
         raise ValueError(f"the header names '{repeated[0]}' twice")
     return names
-
-
-def _check_encoding(path: Path, encoding: str) -> None:
-    """Refuse an unknown encoding, and UTF-16 that is not announced as such."""
-    try:
-        "".encode(encoding)  # rot13 and the like are known, but no encodings of text
-        known = codecs.lookup(encoding).name
-    except LookupError:
-        raise ConfigError(
-            f"the encoding {encoding!r}", wanted="a known one", fix="Try utf-8, latin-1 or cp1252"
-        ) from None
-    with path.open("rb") as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and known != "utf-16":
-            raise DataError(
-                f"{path} is UTF-16", wanted=known, fix="Name its encoding, with --encoding utf-16"
-            )
 
 
 def _source(path: Path, encoding: str) -> Path | bytes:

@@ -5,8 +5,9 @@ Letters: B users of a block, I items, K list length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -317,17 +318,29 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, items.masked_fill(values == -torch.inf, -1)
 
 
-def check_lengths(k: int | Sequence[int], n_items: int) -> tuple[int, ...]:
+def check_lengths(
+    k: int | Sequence[int], n_items: int, limit: str = "the size of the catalogue"
+) -> tuple[int, ...]:
     """Sort list lengths, of which there may be one, and refuse impossible ones.
 
+    Args:
+        k: one length, or several.
+        n_items: the most that a list can hold.
+        limit: what that is.
+
     Raises:
-        ConfigError: none is given, one is below 1, or one is above the number of items.
+        ConfigError: none is given, one is no whole number or below 1, or one is above the limit.
     """
-    lengths = tuple(sorted({k} if isinstance(k, int) else set(k)))
+    try:
+        lengths = tuple(sorted({index(length) for length in (k if isinstance(k, Iterable) else [k])}))
+    except TypeError:
+        raise ConfigError(
+            f"list lengths k = {k!r}", wanted="whole numbers", fix="Give k=10, or several, k=(10, 20)"
+        ) from None
     if not lengths or lengths[0] < 1 or lengths[-1] > n_items:
         raise ConfigError(
             f"list lengths k = {', '.join(map(str, lengths)) or 'none'}",
-            wanted=f"numbers from 1 to {n_items:,}, the size of the catalogue",
+            wanted=f"numbers from 1 to {n_items:,}, {limit}",
             fix=f"Choose from 1 to {n_items:,}",
         )
     return lengths

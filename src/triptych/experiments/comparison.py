@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from triptych.data.split import Split
+from triptych.device import limited_threads
 from triptych.errors import ConfigError, DataError, TrainingError, nearest
 from triptych.evaluation.metrics import PerUser
 from triptych.evaluation.ranking import Masked, check_lengths, check_metric
@@ -19,7 +20,7 @@ from triptych.evaluation.significance import Comparison as Difference
 from triptych.evaluation.significance import compare_systems, correct_family
 from triptych.experiments.jobs import Job, Outcome, Workshop, run_jobs
 from triptych.experiments.legacy import legacy_job, spare_training
-from triptych.experiments.measuring import Measured, TestPart, system_figures
+from triptych.experiments.measuring import Measured, Opening, system_figures
 from triptych.experiments.result import ComparisonResult, Failure, LeftOut
 from triptych.experiments.saved import SavedRuns
 from triptych.experiments.systems import System, Variant, list_jobs, recipe_of
@@ -70,13 +71,14 @@ def compare(
             for. A system of which none ended is left out otherwise, and stands among the failures.
     """
     metric = _check(systems, seeds, split, masked, reference, legacy)
+    check_lengths(k, split.n_items)
     lengths = check_lengths([*k, check_metric(metric, split.n_items)], split.n_items)
     trained = _train(systems, seeds, split, workshop, legacy, observe, on_outcome)
     _check_trained(systems, trained.clean, reference)
-    part = TestPart(split, lengths, masked)
-    with only_process(workshop.folder, "working"):
-        measured = {name: _measure(part, name, system, trained, beyond) for name, system in systems.items()}
-    measured = {name: runs for name, runs in measured.items() if runs.clean}  # failures tell of the others
+    opening = Opening(split, lengths, masked)
+    with only_process(workshop.folder, "working"), limited_threads(workshop.threads):
+        every = {name: _measure(opening, name, system, trained, beyond) for name, system in systems.items()}
+    measured = {name: runs for name, runs in every.items() if runs.clean}  # failures tell of the others
     figures = []
     for name, runs in measured.items():
         by_test = max(runs.rounded, key=lambda run: run.ranking.mean()[metric], default=None)
@@ -103,12 +105,7 @@ def compare(
         reference_chosen=reference is None and not variants,
         legacy_choice=max(by_legacy, key=by_legacy.__getitem__, default=None),
         differences=_differences(per_user, beside, metric),
-        failures=[
-            Failure(name=name, seed=outcome.job.seed, error=outcome.error)
-            for name, outcomes in trained.clean.items()
-            for outcome in outcomes
-            if outcome.error is not None
-        ],
+        failures=_failures(trained),
         left_out=list(left_out),
         lengths=sorted(set(k)),
         unread={name: unread for name, recipe in recipes.items() if recipe and (unread := recipe.unread())},
@@ -224,6 +221,23 @@ def _check_trained(
         )
 
 
+def _failures(trained: _Trained) -> list[Failure]:
+    """List what failed; a legacy training that is the clean one itself is told of once."""
+    clean = [(name, outcome) for name, outcomes in trained.clean.items() for outcome in outcomes]
+    known = [outcome for _, outcome in clean]
+    rounded = [
+        (f"{name}, legacy", outcome)
+        for name, outcomes in trained.rounded.items()
+        for outcome in outcomes
+        if outcome not in known
+    ]
+    return [
+        Failure(name=name, seed=outcome.job.seed, error=outcome.error)
+        for name, outcome in clean + rounded
+        if outcome.error is not None
+    ]
+
+
 class _Runs(NamedTuple):
     """The runs of a system."""
 
@@ -231,18 +245,18 @@ class _Runs(NamedTuple):
     rounded: list[Measured]
 
 
-def _measure(part: TestPart, name: str, system: System, trained: _Trained, beyond: bool) -> _Runs:
+def _measure(opening: Opening, name: str, system: System, trained: _Trained, beyond: bool) -> _Runs:
     """Measure the runs of a system; lists beside accuracy are looked at of clean ones alone."""
     if isinstance(system, SavedRuns):
-        return _Runs([part.measure(folder, None, beyond=beyond) for folder in system.folders], [])
+        return _Runs([opening.measure(folder, None, beyond=beyond) for folder in system.folders], [])
     clean, rounded = (
         [(outcome.folder, outcome.job) for outcome in of.get(name, []) if outcome.folder is not None]
         for of in trained
     )
-    measured = {folder: part.measure(folder, job, beyond=beyond) for folder, job in clean}
+    measured = {folder: opening.measure(folder, job, beyond=beyond) for folder, job in clean}
     return _Runs(
         list(measured.values()),
-        [measured.get(folder) or part.measure(folder, job, beyond=False) for folder, job in rounded],
+        [measured.get(folder) or opening.measure(folder, job, beyond=False) for folder, job in rounded],
     )
 
 

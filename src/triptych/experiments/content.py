@@ -60,7 +60,9 @@ class Change(BaseModel):
     @property
     def name(self) -> str:
         """Name the change: "image shuffled", "image+text missing 20 %", "text noisy 0.5 sd"."""
-        degree = {"missing": f" {self.amount:g} %", "noisy": f" {self.amount:g} sd"} if self.amount else {}
+        degree = (
+            {"missing": f" {self.amount:.15g} %", "noisy": f" {self.amount:.15g} sd"} if self.amount else {}
+        )
         return f"{self.target} {self.kind}{degree.get(self.kind, '')}"
 
     def refused(self, features: ItemFeatures) -> str | None:

@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock
 
 from triptych.data.split import Split
-from triptych.device import resolve_device
+from triptych.device import limited_threads, resolve_device
 from triptych.errors import ConfigError
 from triptych.experiments.content import Change, change_content
 from triptych.experiments.workers import check_script_guarded, worker_processes
@@ -262,23 +262,23 @@ def training_of(
     """Train a job, from its last checkpoint if there is one; drop checkpoints once the block ends well."""
     checkpoints = _checkpoints(name, workshop)
     model, training, plugins = job.recipe.configs()
-    if workshop.threads is not None:
-        torch.set_num_threads(workshop.threads)
-    yield train(
-        model,
-        job.split(sealed),
-        seed=job.seed,
-        plugins=plugins,
-        config=training,
-        device=workshop.device,
-        k=workshop.k,
-        graph_cache=workshop.graph_cache,
-        memory_limit=workshop.memory_limit,
-        checkpoint_dir=checkpoints,
-        checkpoint_every=workshop.checkpoint_every,
-        resume=(checkpoints / f"{CHECKPOINT}.json").is_file(),
-        observer=observer,
-    )
+    with limited_threads(workshop.threads):
+        run = train(
+            model,
+            job.split(sealed),
+            seed=job.seed,
+            plugins=plugins,
+            config=training,
+            device=workshop.device,
+            k=workshop.k,
+            graph_cache=workshop.graph_cache,
+            memory_limit=workshop.memory_limit,
+            checkpoint_dir=checkpoints,
+            checkpoint_every=workshop.checkpoint_every,
+            resume=(checkpoints / f"{CHECKPOINT}.json").is_file(),
+            observer=observer,
+        )
+    yield run
     drop_checkpoints(name, workshop)  # only now is nothing lost with them
 
 

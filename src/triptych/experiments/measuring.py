@@ -37,8 +37,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class TestPart:
-    """How runs are measured on it.
+class Opening:
+    """How the test part is opened, and measured.
 
     Args:
         split: with its test part.
@@ -94,6 +94,7 @@ def system_figures(
     recipe = system.recipe if isinstance(system, Variant) else system
     return SystemFigures(
         name=name,
+        model=records[0].name,
         settings=dict(recipe.settings) if isinstance(recipe, Recipe) else {"runs": folders},
         seeds=[record.seed for record in records],
         runs=folders,

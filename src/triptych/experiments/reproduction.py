@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from triptych.data.split import Split
+from triptych.device import limited_threads
 from triptych.errors import ConfigError, nearest
 from triptych.experiments.comparison import compare
 from triptych.experiments.jobs import Job, Outcome, Workshop
@@ -372,16 +372,15 @@ def estimate(
 def _measure_epoch(recipe: Recipe, sealed: Split, workshop: Workshop) -> float:
     """Train an epoch, and give its seconds with those of the evaluation after it."""
     configs = recipe.configs()
-    if workshop.threads is not None:
-        torch.set_num_threads(workshop.threads)
-    run = train(
-        configs.model,
-        sealed,
-        plugins=configs.plugins,
-        config=configs.training.model_copy(update={"epochs": 1}),
-        device=workshop.device,
-        k=workshop.k,
-        graph_cache=workshop.graph_cache,
-        memory_limit=workshop.memory_limit,
-    )
+    with limited_threads(workshop.threads):
+        run = train(
+            configs.model,
+            sealed,
+            plugins=configs.plugins,
+            config=configs.training.model_copy(update={"epochs": 1}),
+            device=workshop.device,
+            k=workshop.k,
+            graph_cache=workshop.graph_cache,
+            memory_limit=workshop.memory_limit,
+        )
     return run.record.seconds_per_epoch + run.record.seconds_per_evaluation

@@ -34,6 +34,8 @@ class SystemFigures(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
+    model: str = ""
+    """What was trained, plug-ins included: "freedom+sand"; empty in older results."""
     settings: dict[str, Any]
     """What its recipe sets beyond the defaults; the folders of saved runs."""
     seeds: list[int]
@@ -62,6 +64,15 @@ class SystemFigures(BaseModel):
     """What was done to the content."""
     beyond: dict[str, Spread] | None = None
     """What lists are like beside accuracy, and recall by groups of users and items; None unless asked for."""
+
+    def widens(self, earlier: SystemFigures) -> bool:
+        """Say whether these are figures of what earlier ones are of, and of as many seeds or more."""
+        return (
+            self.settings == earlier.settings
+            and self.model == (earlier.model or self.model)
+            and set(self.seeds) >= set(earlier.seeds)
+            and (earlier.beyond is None or self.beyond is not None)
+        )
 
 
 class Failure(BaseModel):
@@ -117,15 +128,20 @@ class ComparisonResult(BaseModel):
     def takes_place_of(self, earlier: ComparisonResult) -> bool:
         """Say whether this answers what an earlier result answers, and perhaps more.
 
-        More seeds and systems widen a question, and other list lengths change what is shown of it; another
-        split, mask or protocol, other settings or systems ask something else.
+        More seeds and systems widen a question, and so do figures beside accuracy; other list lengths change
+        what is shown of it. Another split, mask, protocol or reference, other settings, seeds or systems ask
+        something else.
         """
-        mine, theirs = ({of.name: of.settings for of in one.systems} for one in (self, earlier))
-        failed = {failure.name for failure in self.failures}
+        mine, failed = {of.name: of for of in self.systems}, {failure.name for failure in self.failures}
         return self._measured() == earlier._measured() and all(
-            mine.get(name, settings if name in failed else None) == settings
-            for name, settings in theirs.items()
+            mine[of.name].widens(of) if of.name in mine else of.name in failed for of in earlier.systems
         )
 
-    def _measured(self) -> tuple[object, ...]:
-        return self.split_hash, self.protocol["masked"], self.legacy_choice is None
+    def question(self) -> list[Any]:
+        """Say in JSON values what is asked, without what came of it."""
+        systems = [[of.name, of.model, of.settings, of.seeds, of.beyond is None] for of in self.systems]
+        return [*self._measured(), systems]
+
+    def _measured(self) -> tuple[Any, ...]:
+        reference = None if self.reference_chosen else self.reference
+        return self.split_hash, self.protocol["masked"], self.legacy_choice is None, reference

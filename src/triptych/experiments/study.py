@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -127,16 +128,14 @@ class Points:
             self.study.sampler = _sampler(plan, len(self.study.trials))
             _check_facts(self.study, plan, sealed, path)
 
-    def take(self) -> tuple[Trial, FileLock] | None:
-        """Take the next point, and the lock to be held while it is tried; None when there are enough."""
+    def take(self) -> tuple[Trial, AbstractContextManager[object]] | None:
+        """Take the next point, and a lock for the block that tries it; None when there are enough."""
         with self._alone:  # so that two processes do not count alike
             self._give_back()
             trial = self._next()
             if trial is None:
                 return None
-            held = self._lock_of(trial.number)
-            held.acquire()
-            return trial, held
+            return trial, self._lock_of(trial.number).acquire()
 
     def counted(self) -> list[FrozenTrial]:
         """List the trials that count: those that were begun, and not tried again under another number."""

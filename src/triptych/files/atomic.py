@@ -20,6 +20,9 @@ from pathlib import Path
 from triptych.errors import StorageError
 from triptych.files.hashes import hash_arrays
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # there is no other way to ask, and none that is safe while other threads make files
+
 _TEMPORARY, _OLD, _LOCK = ".partial-", ".old", ".lock"
 
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS}
@@ -55,7 +58,8 @@ def move_into_place(made: Path, path: Path) -> None:
         OSError: the system refuses.
     """
     path = _behind_links(path)
-    made.chmod(0o644)  # some writers make files that only their owner may read
+    # Some writers make files that only their owner may read, whatever he wishes.
+    made.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_UMASK)
     _flush(made)
     made.replace(path)
     _flush(path.parent)

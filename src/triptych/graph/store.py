@@ -24,6 +24,8 @@ from triptych.graph.neighbors import (
 from triptych.graph.sparse import SparseGraph
 
 Edges = tuple[Tensor, Tensor, Tensor]
+Parts = tuple[str, str, str]
+"""What the three are called in a file."""
 
 
 class GraphStore:
@@ -55,6 +57,7 @@ class GraphStore:
         self._features = features
         self._cache_dir = cache_dir
         self._memo: dict[tuple[object, ...], SparseGraph] = {}
+        self._edges: dict[tuple[object, ...], Edges] = {}
 
     def bipartite(self, normalisation: Normalisation = "sym") -> SparseGraph:
         """Give the user–item graph of the training pairs, (U+I, U+I)."""
@@ -100,13 +103,12 @@ class GraphStore:
 
     def similar_users(self, n_neighbors: int) -> Edges:
         """Give each user's K others with the most training items in common; see `cooccurring_users`."""
-        name = hash_arrays(
-            "users", self._user.numpy(), self._item.numpy(), self._n_users, self._n_items, n_neighbors
-        )
-        return self._kept(
-            f"users-{name}",
+        pairs = (self._user, self._item, self._n_users, self._n_items, n_neighbors)
+        return self._find_edges(
+            ("users", n_neighbors),
             ("row", "col", "count"),
-            lambda: cooccurring_users(self._user, self._item, self._n_users, self._n_items, n_neighbors),
+            lambda: hash_arrays("users", *(x.numpy() if isinstance(x, Tensor) else x for x in pairs)),
+            lambda: cooccurring_users(*pairs),
         )
 
     def _remember(self, key: tuple[object, ...], build: Callable[[], SparseGraph]) -> SparseGraph:
@@ -119,23 +121,38 @@ class GraphStore:
         features = self._features[modality]
         if features.graph is not None:
             return knn_edges(features, n_neighbors)
-        name = hash_arrays("neighbors", features.content_hash, n_neighbors)
-        parts = ("row", "col", "cosine")
-        return self._kept(f"neighbors-{name}", parts, lambda: knn_edges(features, n_neighbors))
+        return self._find_edges(
+            ("neighbors", modality, n_neighbors),
+            ("row", "col", "cosine"),
+            lambda: hash_arrays("neighbors", features.content_hash, n_neighbors),
+            lambda: knn_edges(features, n_neighbors),
+        )
 
-    def _kept(self, name: str, parts: tuple[str, str, str], build: Callable[[], Edges]) -> Edges:
-        """Read edges from the folder of kept ones, or build them and keep them there."""
-        if self._cache_dir is None:
-            return build()
-        path = self._cache_dir / f"{name}.safetensors"
-        if path.is_file():
-            try:
-                stored = read_arrays(path)
-                row, col, value = (torch.from_numpy(stored[part]) for part in parts)
-            except (StorageError, KeyError):
-                path.unlink(missing_ok=True)  # a damaged cache entry is built again
+    def _find_edges(
+        self, key: tuple[object, ...], parts: Parts, content: Callable[[], str], build: Callable[[], Edges]
+    ) -> Edges:
+        """Remember edges, read them from the folder of kept ones, or build them and keep them there."""
+        if key not in self._edges:
+            if self._cache_dir is None:
+                self._edges[key] = build()
             else:
-                return row, col, value
-        edges = build()
-        write_arrays(path, {part: edge.numpy() for part, edge in zip(parts, edges, strict=True)})
-        return edges
+                path = self._cache_dir / f"{key[0]}-{content()}.safetensors"
+                self._edges[key] = _read_kept(path, parts) or _keep(path, parts, build())
+        return self._edges[key]
+
+
+def _read_kept(path: Path, parts: Parts) -> Edges | None:
+    if not path.is_file():
+        return None
+    try:
+        stored = read_arrays(path)
+        row, col, value = (torch.from_numpy(stored[part]) for part in parts)
+    except (StorageError, KeyError):
+        path.unlink(missing_ok=True)  # a damaged cache entry is built again
+        return None
+    return row, col, value
+
+
+def _keep(path: Path, parts: Parts, edges: Edges) -> Edges:
+    write_arrays(path, {part: edge.numpy() for part, edge in zip(parts, edges, strict=True)})
+    return edges

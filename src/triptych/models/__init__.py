@@ -9,10 +9,17 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
+    for kind in _kinds():
+        if kind.__name__ == name:
+            return kind
+    raise AttributeError(f"module 'triptych.models' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(kind.__name__ for kind in _kinds())
+
+
+def _kinds() -> list[type[Any]]:
     from triptych.models.registry import models
 
-    for entry in models():
-        for kind in (entry.model, entry.config):
-            if kind.__name__ == name:
-                return kind
-    raise AttributeError(f"module 'triptych.models' has no attribute {name!r}")
+    return [kind for entry in models() for kind in (entry.model, entry.config)]

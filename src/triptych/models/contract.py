@@ -14,7 +14,8 @@ from triptych.models.base import Group, Recommender, Step
 from triptych.scorer import Scorer
 
 _SCHEDULES = ("batches", "sweeps", "once")
-_OPTIONS = set(signature(torch.optim.Adam).parameters) - {"params"}
+_OPTIONS = {"lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay"}
+_OPTIONS &= set(signature(torch.optim.Adam).parameters)  # how it computes is the training's to say
 
 
 def check_class(model: type[Recommender]) -> None:
@@ -49,6 +50,9 @@ def check_groups(model: Recommender, groups: Mapping[str, Group]) -> None:
         if unknown := sorted(group.options.keys() - _OPTIONS):
             fix = nearest(unknown[0], _OPTIONS)
             _refuse(model, f"gives its group {name!r} the option {unknown[0]!r}", "options of Adam", fix)
+        if not {id(parameter) for parameter in group.by_row} <= {id(one) for one in group.parameters}:
+            fix = "Name it in both"
+            _refuse(model, f"gives its group {name!r} a by_row beyond its parameters", "some of them", fix)
         for parameter in group.parameters:
             places[id(parameter)] = places.get(id(parameter), 0) + 1
     for name, parameter in model.named_parameters():

@@ -62,16 +62,7 @@ def free_path(path: Path, *results: ComparisonResult) -> Path:
         earlier = []  # whatever it is, it is not ours to replace
     if len(earlier) == len(results) and all(map(ComparisonResult.takes_place_of, results, earlier)):
         return path
-    asked = [
-        [
-            one.split_hash,
-            one.protocol["masked"],
-            one.legacy_choice is None,
-            {of.name: of.settings for of in one.systems},
-        ]
-        for one in results
-    ]
-    key = hash_arrays(json.dumps(asked, sort_keys=True))[:8]
+    key = hash_arrays(json.dumps([one.question() for one in results], sort_keys=True))[:8]
     return path.with_name(f"{path.stem}-{key}{path.suffix}")
 
 

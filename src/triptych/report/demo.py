@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from triptych.data.dataset import Dataset
 from triptych.data.demo import DemoShop, build_shop
 from triptych.data.interactions import LEFT_OUT, TEST
 from triptych.data.split import Split
+from triptych.device import limited_threads
 from triptych.encode.registry import load_encoder
 from triptych.evaluation.ranking import evaluate_ranking
 from triptych.files import new_folder
@@ -94,7 +94,8 @@ def run_demo(
     Raises:
         StorageError: something else is in that place.
     """
-    with new_folder(folder, marker="index.html", overwrite=overwrite) as place, _one_thread():
+    # On tensors as small as the shop's, more threads mostly wait for each other.
+    with new_folder(folder, marker="index.html", overwrite=overwrite) as place, limited_threads(1):
         shop = build_shop(seed=seed, noise=noise)
         data = with_encoders(shop.dataset())
         data.save(place / "data")
@@ -126,7 +127,14 @@ def run_demo(
             history=result.history,
             recommendations=result.recommendations,
             user_id=user_id,
-            facts=result.facts,
+            facts={
+                "users": data.n_users,
+                "items": data.n_items,
+                "interactions": len(data.interactions),
+                "noise": noise,
+                "seed": str(seed),
+                "choices of a sparse item, at most": SPARSE_AT_MOST,
+            },
         )
     return result
 
@@ -141,17 +149,6 @@ def with_encoders(data: Dataset) -> Dataset:
 
 def _spec(kind: str, name: str, **settings: Any) -> dict[str, Any]:
     return {**load_encoder(kind, name).spec.to_json(), "settings": settings}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread: on tensors as small as the shop's, more of them mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def sparse_test(split: Split, at_most: int = SPARSE_AT_MOST) -> Split:

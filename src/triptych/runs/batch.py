@@ -254,7 +254,7 @@ class _Batch:
         data = run.split.data
         check_lengths([k], data.n_items)
         self.allowed = run.matching(where)
-        self.users = np.arange(data.n_users) if user_ids is None else _find(data.users, list(user_ids))
+        self.users = np.arange(data.n_users) if user_ids is None else _find(data.users, user_ids)
         needed = _memory_needed(run, len(self.users), k, diversity)
         needed += _BYTES_PER_ROW * min(k * len(self.users), rows_held)
         fix = "Make them where there is more, or for fewer users at a time"
@@ -394,7 +394,8 @@ def _seen_items(split: Split, exclude: Excluded) -> SeenItems:
     return SeenItems(parts[exclude], split.n_users)
 
 
-def _find(known: IdMap, user_ids: list[RawId]) -> IntArray:
+def _find(known: IdMap, asked: Iterable[RawId]) -> IntArray:
+    user_ids = list(known.several(asked))
     index = known.find(user_ids)
     unknown = np.flatnonzero(index < 0)
     if len(unknown) > 1:

@@ -127,7 +127,6 @@ class ItemMaker:
         split = same_split(run, data)
         self.content = KnownContent(data, split)
         self._inputs = ModelInputs.from_split(split, graph_cache)
-        self._edges: dict[tuple[str, int], Edges] = {}
         self._learned: dict[str, list[tuple[Tensor, LearnedGraph]]] = {}
         self.sees_content = by == "model" and self._may_see_content() and self._tells_items_apart()
 
@@ -237,12 +236,10 @@ class ItemMaker:
         }
 
         def neighbors(modality: str, k: int) -> Edges:
-            key = (modality, k)
-            if key not in self._edges:
-                self._edges[key] = self._inputs.graphs.neighbors(modality, k)
+            edges = self._inputs.graphs.neighbors(modality, k)
             if modality not in content:
-                return self._edges[key]
-            return _below(self._edges[key], n_known, *self.content.nearest(modality, content, k - 1))
+                return edges
+            return _below(edges, n_known, *self.content.nearest(modality, content, k - 1))
 
         return changed_inputs(self._inputs, features, n_known + n_new, neighbors)
 

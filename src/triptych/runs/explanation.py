@@ -247,7 +247,6 @@ class _KnockOut:
         if chosen is None or run.record.plugins:
             chosen = self.inputs.features
         self.modalities = tuple(chosen)
-        self._edges: dict[tuple[str, int], Edges] = {}
 
     @torch.no_grad()
     def embed_without(self, gone: str) -> Scorer:
@@ -258,10 +257,7 @@ class _KnockOut:
             if modality == gone:
                 nowhere = torch.empty(0, dtype=torch.int64)
                 return nowhere, nowhere, torch.empty(0)
-            key = (modality, k)
-            if key not in self._edges:
-                self._edges[key] = self.inputs.graphs.neighbors(modality, k)
-            return self._edges[key]
+            return self.inputs.graphs.neighbors(modality, k)
 
         model = transplant(self.run, changed_inputs(self.inputs, features, self.inputs.n_items, neighbors))
         learned = {name: graphs if gone not in graphs else {**graphs, gone: _no_links(self.inputs.n_items)}

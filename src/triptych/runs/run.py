@@ -150,7 +150,7 @@ class Run:
             ConfigError: k is below 1 or not below the number of items; or the condition cannot be read, or
                 does not fit the item table.
         """
-        check_lengths([k], self.split.n_items - 1)
+        check_lengths([k], self.split.n_items - 1, "the number of other items")
         index = int(self.split.data.items.index([item_id])[0])
         near = nearness(self.scorer, index)[None]
         scores, items = top_k(only(near, self.matching(where)), k)

@@ -105,6 +105,12 @@ def train(
         model, *attached = model.split("+")
         plugins = {name: {} for name in named_once(attached)} | dict(plugins or {})
         model_config = make_config(model_entry(model).config, settings or {})
+    elif settings:
+        raise ConfigError(
+            f"settings beside {type(model).__name__}, which holds them",
+            wanted="one of them",
+            fix="Give the model's name with settings, or the settings object alone",
+        )
     else:
         model_config = model
     plugin_configs = make_plugin_configs(plugins or {})

@@ -20,7 +20,9 @@ from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
+from starlette.routing import Match
 
+from triptych.errors import nearest
 from triptych.evaluation.ranking import BLOCK_SIZE
 from triptych.serving import schemas as s
 from triptych.serving.batching import Together
@@ -39,6 +41,7 @@ WORKERS = 2
 POLL_SECONDS = 1.0
 """Between two looks at the run folders."""
 _MOST_SHOWN = 80
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -144,13 +147,15 @@ class Service:
 
     async def new_item(
         self,
+        request: Request,
         text: Annotated[str | None, Form(max_length=s.MOST_TEXT)] = None,
         picture: Annotated[UploadFile | None, File()] = None,
         k: Annotated[int, Form(ge=1, le=s.MOST_ITEMS)] = 10,
-        where: Annotated[str | None, Form(max_length=s.MOST_CONDITION, description=s.ABOUT_WHERE)] = None,
+        where: Annotated[str | None, Form(max_length=s.MAX_LENGTH, description=s.ABOUT_WHERE)] = None,
         run: Annotated[str | None, Form(max_length=300)] = None,
     ) -> Response:
         """Say where an item would stand that nobody has chosen yet, by its text or picture or both."""
+        await _check_form(request, {"text", "picture", "k", "where", "run"})
         uploaded = None if picture is None else await picture.read()
         return await self._ask(self._catalogue.run(run).new_item, text, uploaded, k, where, by=self._patient)
 
@@ -320,10 +325,34 @@ def _refreshed(look: Refresh) -> dict[str, Any]:
     return {"name": look.name, "version": look.version, "swapped": look.swapped, "error": said}
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _check_form(request: Request, known: Collection[str]) -> None:
+    """Refuse a body that is no form, and fields that nobody reads; the framework passes over both.
+
+    Raises:
+        RefusedError: it is so.
+    """
+    kind = request.headers.get("content-type", "")
+    if kind and not kind.lower().startswith(_FORMS):
+        raise RefusedError(
+            415, f"a body of type {kind[:_MOST_SHOWN]}", wanted=f"a form, {_FORMS[0]}", fix="Send it as one"
+        )
+    if unknown := sorted((await request.form()).keys() - set(known)):
+        raise RefusedError(
+            422,
+            f"the field '{unknown[0][:_MOST_SHOWN]}'",
+            wanted="some of: " + ", ".join(sorted(known)),
+            fix=nearest(unknown[0], known),
+        )
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
     """Word the first thing that is wrong with a question."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if isinstance(first.get("input"), bytes):  # which the framework takes for no JSON
+        kind = request.headers.get("content-type", "none")[:_MOST_SHOWN]
+        fix = "Send it with the header 'content-type: application/json'"
+        return _json(as_problem(f"a body of type {kind}", "application/json", fix), 415)
     place = " ".join(str(part) for part in first["loc"][:6])[:_MOST_SHOWN]
     given = "" if first["type"] == "missing" else f" = {_shown(first.get('input'))}"
     return _json(
@@ -341,11 +370,15 @@ def _shown(value: object) -> str:
 async def _no_such_thing(request: Request, error: Exception) -> Response:
     """Word what the framework refuses: no such path, not this method, a body that cannot be parsed."""
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # the framework names those of the first of several routes
+        routes = (route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE)
+        headers["Allow"] = ", ".join(sorted({method for route in routes for method in route.methods}))
     wanted = {
         404: "a path that /openapi.json names",
-        405: f"one of the methods {(error.headers or {}).get('Allow', 'that /openapi.json names')}",
+        405: f"one of the methods {headers.get('Allow')}",
     }.get(error.status_code, "a body that can be read")
     found = f"{request.method} {request.url.path[:_MOST_SHOWN]}: {error.detail}"[:300]
     return _json(
-        as_problem(found, wanted, "See /openapi.json for what may be asked"), error.status_code, error.headers
+        as_problem(found, wanted, "See /openapi.json for what may be asked"), error.status_code, headers
     )

@@ -43,7 +43,9 @@ class Together(Generic[Kind, Question, Reply]):
         try:
             while waiting:
                 batch, waiting[:] = waiting[: self._most], waiting[self._most :]
-                asked = [(question, reply) for question, reply in batch if not reply.done()]  # given up
+                asked = [(question, reply) for question, reply in batch if not reply.done()]
+                if not asked:  # all have given up
+                    continue
                 try:
                     answers = await self._answer(kind, [question for question, _ in asked])
                 except Exception as error:

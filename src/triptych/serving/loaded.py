@@ -117,7 +117,7 @@ class LoadedRun:
 
     def similar(self, item: RawId, k: int, by: str = BEHAVIOUR, where: str | None = None) -> Answer:
         """List the items nearest to one, by the model's vectors or by features."""
-        check_lengths([k], self.n_items - 1)
+        check_lengths([k], self.n_items - 1, "the number of other items")
         at = self._index_of_item(item)
         near = nearness(self.run.scorer, at) if by == BEHAVIOUR else self._feature_similarities(at, by)
         near[at] = -torch.inf
@@ -148,7 +148,7 @@ class LoadedRun:
 
     def new_item(self, text: str | None, picture: bytes | None, k: int, where: str | None = None) -> Answer:
         """Find what an item is like, and whom it would suit, by its content."""
-        check_lengths([k], min(self.n_items, self.n_users))
+        check_lengths([k], self.n_items)
         allowed = self._masks(where)
         contents = self._contents
         if contents is None:
@@ -163,7 +163,9 @@ class LoadedRun:
         return self.answer(
             basis=" ".join([new.basis, *contents.remarks]),
             similar=self._named(new.similar(k, where=allowed)[0]),
-            audience=[{"user_id": one.user_id, "score": one.score} for one in new.audience(k)[0]],
+            audience=[
+                {"user_id": one.user_id, "score": one.score} for one in new.audience(min(k, self.n_users))[0]
+            ],
         )
 
     def users(self, query: str, limit: int) -> Answer:

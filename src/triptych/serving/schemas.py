@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, model_validator
 
+from triptych.data.conditions import MAX_LENGTH
 from triptych.runs.run import Excluded
 
 MOST_ITEMS = 1000
@@ -16,9 +17,6 @@ MOST_PLACES = 100_000
 """Of all lists of an answer together."""
 MOST_TEXT = 20_000
 """Characters of a new item's text."""
-
-MOST_CONDITION = 2000
-"""Characters of a condition on items."""
 
 IdText = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 RawId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | IdText
@@ -31,7 +29,7 @@ ABOUT_WHERE = (
 Where = (
     Annotated[
         str,
-        StringConstraints(min_length=1, max_length=MOST_CONDITION),
+        StringConstraints(min_length=1, max_length=MAX_LENGTH),
         Field(description=ABOUT_WHERE),
     ]
     | None

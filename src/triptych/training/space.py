@@ -257,11 +257,15 @@ def _read_values(name: str, field: str, tried: object) -> tuple[Any, ...] | Rang
         return tuple(tried)
     if isinstance(tried, dict) and {"low", "high"} <= tried.keys() <= {"low", "high", "log"}:
         low, high, log = tried["low"], tried["high"], tried.get("log", False)
-        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+        numbers = all(
+            isinstance(end, int | float) and not isinstance(end, bool) and abs(end) < 2**63
+            for end in (low, high)
+        )
         if numbers and isinstance(log, bool) and low < high and (low > 0 or not log):
             return Range(low, high, log)
     raise ConfigError(
         f"{name} gives '{field}' as {tried!r}",
-        wanted="a list of values, or a range {low = ..., high = ...} with low below high, above 0 if log",
+        wanted="a list of values, or a range {low = ..., high = ...} with low below high, above 0 if log, "
+        "and neither beyond 64 bits",
         fix=f"Write for example {field} = [1, 2, 3]",
     )

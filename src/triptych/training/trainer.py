@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -290,11 +290,15 @@ class LossLog:
     """The loss terms of an epoch, kept on the device so that no step waits for a number."""
 
     def __init__(self) -> None:
-        self._steps: defaultdict[tuple[str, ...], list[Tensor]] = defaultdict(list)
+        self._n_steps = 0
+        self._numbers: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        self._values: defaultdict[tuple[str, ...], list[Tensor]] = defaultdict(list)
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """Note the terms of one step."""
-        self._steps[tuple(losses)].append(torch.stack([term.detach().float() for term in losses.values()]))
+        """Note the terms of one step, which need not be those of another."""
+        self._n_steps += 1
+        self._numbers[tuple(losses)].append(self._n_steps)
+        self._values[tuple(losses)].append(torch.stack([term.detach().float() for term in losses.values()]))
 
     def means(self, epoch: int) -> dict[str, float]:
         """Average each term over the steps that had it.
@@ -302,20 +306,22 @@ class LossLog:
         Raises:
             TrainingError: a term was NaN or infinite in some step.
         """
-        means: dict[str, float] = {}
-        for names, steps in self._steps.items():
+        totals, counts = defaultdict[str, float](float), Counter[str]()
+        for names, steps in self._values.items():
             table = torch.stack(steps).double().cpu()  # (steps, terms)
             bad = (~table.isfinite()).nonzero()
             if len(bad):
                 step, term = bad[0].tolist()
-                value = table[step, term].item()
+                number, value = self._numbers[names][step], table[step, term].item()
                 raise TrainingError(
-                    f"loss term '{names[term]}' became {value} in step {step + 1} of epoch {epoch}",
+                    f"loss term '{names[term]}' became {value} in step {number} of epoch {epoch}",
                     wanted="finite losses",
                     fix="Set a smaller learning_rate, or check the scale of the features",
                 )
-            means |= dict(zip(names, table.mean(dim=0).tolist(), strict=True))
-        return means
+            for name, total in zip(names, table.sum(dim=0).tolist(), strict=True):
+                totals[name] += total
+                counts[name] += len(steps)
+        return {name: total / counts[name] for name, total in totals.items()}
 
 
 def _bytes_of(tensors: Iterable[Tensor]) -> int:
