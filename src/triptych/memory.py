@@ -53,11 +53,14 @@ def free_bytes() -> int:
 
     Of a system that does not say what is free, all its memory counts.
     """
-    limit = _limit.get()
-    if limit is None and os.environ.get(LIMIT):
-        limit = parse_size(os.environ[LIMIT])
+    limit = _asked_limit()
     within_limit = [] if limit is None else [limit - resident_bytes()]
     return max(0, min([_free_in_machine(), *_free_in_groups(), *within_limit]))
+
+
+def _asked_limit() -> int | None:
+    limit = _limit.get()
+    return parse_size(os.environ[LIMIT]) if limit is None and os.environ.get(LIMIT) else limit
 
 
 def resident_bytes() -> int:
@@ -114,10 +117,12 @@ def require_memory(needed: int, free: int, what: str, *, fix: str) -> None:
         ConfigError: `needed` is above `free`.
     """
     if needed > free:
+        limit = _asked_limit()
         raise ConfigError(
-            f"{what} needs about {needed:,} bytes of memory, {free:,} are free",
+            f"{what} needs about {needed:,} bytes of memory, {free:,} are free"
+            + ("" if limit is None else f" within the limit of {limit:,}"),
             wanted="work that fits into memory",
-            fix=fix,
+            fix=fix if limit is None else f"{fix}, or raise the limit",
         )
 
 

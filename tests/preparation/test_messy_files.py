@@ -72,6 +72,11 @@ def test_rows_of_unknown_and_repeated_items_are_counted(tmp_path):
     other = write(tmp_path / "other", sales__csv=SALES, products__csv="item,title\nX,y\n")
     with pytest.raises(DataError, match=r"products\.csv: none of its 1 item ids, such as 'X',"):
         make(other)
+    noughts = write(
+        tmp_path / "noughts", sales__csv="user,item\na,0012\na,0013\n", products__csv="item,title\n12,y\n"
+    )
+    with pytest.raises(DataError, match="with the same noughts in front"):
+        make(noughts)
 
 
 def test_repeated_and_empty_ids_of_items_are_left_out_and_counted(tmp_path):

@@ -126,6 +126,18 @@ def test_rows_between_two_stray_quotes_of_a_tsv_are_counted(tmp_path):
     assert read_table(kept)["title"].to_list() == ["Two\nlines,\nor three"]
 
 
+def test_columns_of_shopify_are_known_by_name(tmp_path):
+    write(tmp_path / "orders.csv", "Name,Customer ID,Lineitem sku\n#1,a,01\n#1,a,02\n#2,b,01\n#2,b,02\n")
+    write(
+        tmp_path / "products.csv",
+        "Handle,Title,Body (HTML),Vendor,Variant SKU\nmug,Mug,<p>Holds tea</p>,Kiln,01\ncup,Cup,,Kiln,02\n",
+    )
+    data = prepare(tmp_path, name="shop", encoders={"text": "tfidf"})
+    assert (data.users.ids.tolist(), data.items.ids.tolist()) == (["a", "b"], ["01", "02"])
+    assert data.titles == ["Mug", "Cup"]
+    assert data.provenance["features"]["text"]["template"] == "{title}. {Vendor}. {Body (HTML)}"
+
+
 @pytest.mark.parametrize(
     ("header", "row"),
     [('user;sku;"Preis, netto";date', "a;b;1,50;2024-01-05"), ("user;sku;Preis (EUR, netto)", "a;b;1,50")],

@@ -88,7 +88,8 @@ def test_training_beyond_the_limit_is_refused_before_it_begins(tmp_path: Path, c
     board = checkerboard(16)
     with pytest.raises(
         ConfigError,
-        match=r"training lightgcn needs about [\d,]+ bytes of memory, 0 are free.*embedding_dim",
+        match=r"training lightgcn needs about [\d,]+ bytes of memory, 0 are free within the limit of [\d,]+; .*"
+        "embedding_dim.*raise the limit",
     ):
         train(
             "lightgcn",

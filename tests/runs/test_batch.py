@@ -217,6 +217,10 @@ def test_users_are_read_from_files(tmp_path: Path):
     (tmp_path / "latin.txt").write_bytes("Zoë\n".encode("latin-1"))
     with pytest.raises(DataError, match="is no UTF-8 text"):
         read_users(tmp_path / "latin.txt")
+    (tmp_path / "latin.csv").write_bytes("customer,sku\nZoë,1\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not utf-8: line 2") as caught:
+        read_users(tmp_path / "latin.csv")
+    assert "--" not in str(caught.value)  # there are no such options here
     (tmp_path / "holes.csv").write_text("customer,sku\nb,1\n,1\n")
     with pytest.raises(DataError, match="1 empty or bad ids"):
         read_users(tmp_path / "holes.csv")

@@ -17,9 +17,11 @@ class BadRows:
 
     Args:
         limit: the largest share of a file's rows that may be left out, in [0, 1].
+        adjustable: whether who reads the files can raise it, and name what they are written in.
     """
 
     limit: float = 0.01
+    adjustable: bool = True
     _reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     _examples: dict[str, list[str]] = field(default_factory=dict)
     _harmless: dict[str, int] = field(default_factory=dict)
@@ -51,13 +53,14 @@ class BadRows:
         shown = self._examples.setdefault(file, [])
         shown += [f"{reason}: {example}" for example in examples][: SHOWN - len(shown)]
 
-    def check(self, file: str, n_rows: int, fix: str = "Repair the file") -> None:
+    def check(self, file: str, n_rows: int, fix: str = "Repair the file", option: str = "") -> None:
         """Refuse a file with too many bad rows.
 
         Args:
             file: its name.
             n_rows: how many rows it has, good and bad.
-            fix: what could be done besides raising the limit.
+            fix: what could be done.
+            option: of the command, besides raising the limit; it is named where there are such options.
 
         Raises:
             DataError: more than `limit` of them are bad.
@@ -65,10 +68,11 @@ class BadRows:
         n_bad = self.count(file) - self._harmless.get(file, 0)
         if n_bad > self.limit * n_rows:
             shown = "; ".join(self._examples[file])
+            options = [*([option] if option else []), "or let more be left out with --max-bad SHARE"]
             raise DataError(
                 f"{file}: {n_bad:,} of {n_rows:,} rows cannot be used: {shown}",
                 wanted=f"at most {self.limit:.3g} of the rows bad",
-                fix=f"{fix}, or let more be left out with --max-bad SHARE",
+                fix=", ".join([fix, *options]) if self.adjustable else fix,
             )
 
     def count(self, file: str) -> int:

@@ -21,7 +21,7 @@ _USER_NAMES = (
 )
 _ITEM_NAMES = (
     {"item", "itemid", "iid", "asin", "parentasin", "productid", "movieid", "videoid", "trackid", "bookid"},
-    {"skuid", "itemsku", "productsku", "articleid", "songid", "goodsid"},
+    {"skuid", "itemsku", "productsku", "variantsku", "lineitemsku", "articleid", "songid", "goodsid"},
     {"sku", "product", "article", "movie", "video", "track", "song", "book"},
 )
 TITLE_NAMES = ("title", "name", "producttitle", "productname", "itemtitle", "itemname")

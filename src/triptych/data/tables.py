@@ -91,7 +91,9 @@ def read_table(
         )
     check_encoding(encoding)
     try:
-        frame = reader(path, BadRows(limit=0.0) if bad is None else bad, encoding_of(path, encoding))
+        frame = reader(
+            path, BadRows(limit=0.0, adjustable=False) if bad is None else bad, encoding_of(path, encoding)
+        )
     except _UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
@@ -295,14 +297,14 @@ def _read_row_by_row(path: Path, bad: BadRows, encoding: str, dialect: Dialect, 
             n_rows += 1
             at = f"line {n_before + rows.line_num:,}"
             if any("\udc80" <= letter <= "\udcff" for field in row for letter in field):
-                bad.add(path.name, f"not {encoding}", 1, [f"{at}, which another --encoding may read"])
+                bad.add(path.name, f"not {encoding}", 1, [f"{at}, which another encoding may read"])
             elif any(row[len(header) :]):
                 bad.add(path.name, "too many fields", 1, [f"{at} holds more fields than the header"])
             else:
                 kept.append(
                     [field or None for field in row[: len(header)]] + [None] * (len(header) - len(row))
                 )
-    bad.check(path.name, n_rows, "Repair these rows, name their encoding with --encoding")
+    bad.check(path.name, n_rows, "Repair these rows", "name their encoding with --encoding")
     return pl.DataFrame(kept, schema=dict.fromkeys(header, pl.String), orient="row")
 
 

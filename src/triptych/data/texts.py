@@ -15,7 +15,12 @@ from triptych.errors import ConfigError, DataError, nearest
 
 USUAL_COLUMNS = ("title", "brand", "categories", "category", "genres", "description")
 """The columns a template is made of when none is given, in this order: what most papers encode."""
-_ALSO_CALLED = {"title": TITLE_NAMES, "description": ("description", "productdescription", "itemdescription")}
+_ALSO_CALLED = {
+    "title": TITLE_NAMES,
+    "brand": ("brand", "vendor", "manufacturer"),
+    "category": ("category", "producttype", "productcategory"),
+    "description": ("description", "productdescription", "itemdescription", "bodyhtml"),
+}
 """Other names of these, spelled as by `plain_name`; the first that a table has wins."""
 
 

@@ -264,10 +264,13 @@ def _align(known: pl.DataFrame, items: IdMap) -> tuple[pl.DataFrame, dict[str, i
     at = items.find(known["item_id"].to_list())
     if not (at >= 0).any():
         example = f", such as {known['item_id'][0]!r}," if known.height else ""
+        theirs, ours = ({str(raw).lstrip("0") for raw in ids} for ids in (known["item_id"], items.ids))
         raise DataError(
             f"none of its {known.height:,} item ids{example} is in the interactions",
             wanted=f"ids such as {items.ids[0].item()!r}",
-            fix="Name its id column with --item-column",
+            fix="Write the ids of both tables with the same noughts in front, as text"
+            if theirs & ours
+            else "Name its id column with --item-column",
         )
     row_of_item = np.full(len(items), -1)
     row_of_item[at[at >= 0][::-1]] = np.flatnonzero(at >= 0)[::-1]  # of rows of one item, the first
