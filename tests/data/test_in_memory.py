@@ -57,6 +57,8 @@ def test_all_that_is_known_of_a_pair_is_kept(tmp_path: Path):
             "1 items of the interactions are not among the items, the first being 'b'",
         ),
         ((PAIRS, {"title": ["a"]}), "the items have no column 'item_id'"),
+        (("orders.csv",), "the interactions are a str; wanted a frame of polars or pandas"),
+        ((PAIRS, [1, 2]), "the items are a list"),
         (
             (PAIRS, None, {"image": np.ones((3, 2))}),
             r"image features of shape \(3, 2\); wanted \(2, columns\)",

@@ -11,7 +11,7 @@ import polars as pl
 from triptych.data.dataset import Dataset
 from triptych.data.features import ItemFeatures
 from triptych.data.interactions import Interactions
-from triptych.errors import DataError, ShapeError, nearest
+from triptych.errors import DataError, ShapeError, kind_of, nearest
 
 _KNOWN = ("user_id", "item_id", "rating", "timestamp", "label")
 
@@ -49,6 +49,12 @@ def from_tables(
 
 def _columns(table: Any, what: str, *, needed: tuple[str, ...]) -> dict[str, np.ndarray[Any, Any]]:
     """Take the columns of a frame or a dict apart."""
+    if not hasattr(table, "columns") and not isinstance(table, Mapping):
+        raise DataError(
+            f"the {what} are {kind_of(table)}",
+            wanted="a frame of polars or pandas, or a dict of columns",
+            fix="Read a file first, or use prepare, which does",
+        )
     names = [str(column) for column in getattr(table, "columns", table)]  # a frame's, or a dict's
     if missing := [name for name in needed if name not in names]:
         raise DataError(

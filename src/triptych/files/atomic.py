@@ -117,7 +117,7 @@ def check_new_folder(path: Path, *, marker: str, overwrite: bool = False) -> Non
         raise StorageError(
             f"{path} already exists",
             wanted="a folder that is still to be made",
-            fix="Choose another folder with --out, or pass --overwrite to replace it",
+            fix="Choose another folder with --out, or replace it: --overwrite, in Python overwrite=True",
         )
 
 
