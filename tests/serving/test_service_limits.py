@@ -53,7 +53,7 @@ def problem(answer, status: int) -> dict:
         ("/recommend?user=u0001&diversity=1.1", 422),
         ("/recommend?user=u0001&where=price%20%3C", 400),
         ("/recommend?user=u0001&where=" + "(" * 1500, 400),
-        ("/recommend?user=u0001&where=" + "x" * 2001, 422),
+        ("/recommend?user=u0001&where=" + "x" * 4097, 422),
         ("/recommend?user=" + "u" * 501, 422),
         ("/recommend?user=nobody", 404),
         ("/recommend?user=%00", 404),
