@@ -79,6 +79,14 @@ def test_describe_tells_more_and_writes_a_page(call, shop, tmp_path):
     assert facts["provenance"]["features"]["text"]["encoder"]["name"] == "tfidf"
 
 
+def test_what_is_made_of_a_data_set_is_called_after_its_folder(call, shop: Path, tmp_path: Path):
+    for command in (["filter", shop, "--min-user", 1], ["split", shop, "--split", "ratio"]):
+        assert call(*command, "--out", tmp_path / command[0]).status == 0
+        assert Dataset.load(tmp_path / command[0]).name == command[0]
+        assert call(*command, "--name", "late", "--out", tmp_path / f"{command[0]}-named").status == 0
+        assert Dataset.load(tmp_path / f"{command[0]}-named").name == "late"
+
+
 def test_filter_keeps_what_it_is_told(call, shop, tmp_path):
     called = call(
         "filter", shop, "--since", "2024-07-01", "--min-user", "2", "--out", tmp_path / "late", "--json"

@@ -241,9 +241,7 @@ def encode(
             thumbnails=not no_thumbnails,
             observer=progress,
         )
-    encoded = replace(encoded, name=name or out_folder.resolve().name)
-    encoded.save(out_folder, overwrite=overwrite)
-    _show(encoded, as_json=as_json, where=out_folder)
+    _save_as(name, encoded, out_folder, overwrite=overwrite, as_json=as_json)
 
 
 @app.command(
@@ -268,9 +266,7 @@ def filter_(
 
     filters = _filters(min_rating, since, until, min_user, min_item, core)
     filtered = filter_dataset(Dataset.load(data), filters)
-    filtered = replace(filtered, name=name or out_folder.resolve().name)
-    filtered.save(out_folder, overwrite=overwrite)
-    _show(filtered, as_json=as_json, where=out_folder)
+    _save_as(name, filtered, out_folder, overwrite=overwrite, as_json=as_json)
 
 
 @app.command(epilog="Example: `triptych split data/shop --split time --out data/shop-by-time`")
@@ -287,9 +283,7 @@ def split(
     from triptych.data.dataset import Dataset
 
     labelled = make_split(Dataset.load(data), kind, split_seed).labelled()
-    labelled = replace(labelled, name=name or out_folder.resolve().name)
-    labelled.save(out_folder, overwrite=overwrite)
-    _show(labelled, as_json=as_json, where=out_folder)
+    _save_as(name, labelled, out_folder, overwrite=overwrite, as_json=as_json)
 
 
 @app.command(epilog="Example: `triptych describe data/shop --page shop.html`")
@@ -366,6 +360,13 @@ def _cache(folder: Path | None) -> Path | None:
         )
         return None
     return folder / "encoded"
+
+
+def _save_as(name: str | None, made: Dataset, out_folder: Path, *, overwrite: bool, as_json: bool) -> None:
+    """Save what was made of another data set under a name of its own, so that their runs do not meet."""
+    named = replace(made, name=name or out_folder.resolve().name)
+    named.save(out_folder, overwrite=overwrite)
+    _show(named, as_json=as_json, where=out_folder)
 
 
 def _show(data: Dataset, *, as_json: bool, where: Path) -> None:
